@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "protocols")
 
 import noisy_labels  # noqa: E402
 import robustness  # noqa: E402
-from evidence_robustness import robustness as table  # noqa: E402
+from pages.robustness import robustness as table  # noqa: E402
 from robustness import CORRUPTIONS, corrupted  # noqa: E402
 
 SIDE = 32

@@ -152,7 +152,7 @@ class Tables:
     def arms(self) -> Table:
         """Return one row for each arm that has full-length runs."""
         plan, baseline = self.plan, self.plan.definition.baseline
-        rows, metric = self._rows_of("main"), plan.results.metric
+        rows, metric = self.rows_of("main"), plan.results.metric
         splits = {"validation": "validation", "test": "test, last step"}
         splits["test_best"] = "test, best on validation"
         if self.split == "validation":
@@ -191,10 +191,8 @@ class Tables:
         Each arm is compared with the baseline, at equal steps and at equal compute, and with its
         controls. A diverged seed counts. An arm that was only screened, with one seed, is left out.
         """
-        rows = self._rows_of("main")
-        found = compare_pairs(self._pairs(rows))
         columns = ("arm", "over", "pairs", f"difference on {self.split}, corrected")
-        lines = [_verdict(comparison, self.scale.digits) for comparison in found]
+        lines = [_verdict(comparison, self.scale.digits) for comparison in self.comparisons()]
         return Table("", (*columns, "p (Holm)", "verdict"), tuple(lines))
 
     def plot(self, file: Path) -> None:
@@ -206,15 +204,16 @@ class Tables:
         """Return what plots show: arm -> seed -> metric, the baseline first; its differences from
         the baseline; the name of the metric.
         """
-        plan, rows = self.plan, self._rows_of("main")
+        plan, rows = self.plan, self.rows_of("main")
         baseline = plan.definition.baseline
         names = [baseline, *(name for name in _arm_names(rows) if name != baseline)]
         values = {name: dict(self._pair(rows, name, name).mine) for name in names}
-        compared = [x for x in compare_pairs(self._pairs(rows)) if x.baseline == baseline]
+        compared = [x for x in self.comparisons() if x.baseline == baseline]
         return values, compared, f"{plan.results.metric} on {self.split}"
 
-    def _claims(self, rows: Sequence[Row]) -> list[tuple[str, str]]:
+    def claims(self) -> list[tuple[str, str]]:
         """Return each arm with what it is compared with, each pair once."""
+        rows = self.rows_of("main")
         found: dict[tuple[str, str], None] = {}
         for name in _arm_names(rows):
             arm, _, control = name.rpartition("+")
@@ -226,10 +225,13 @@ class Tables:
                     found[name, rival] = None
         return list(found)
 
-    def _pairs(self, rows: Sequence[Row]) -> list[Pair]:
-        """Return the values of all claims that have two seeds or more."""
-        pairs = [self._pair(rows, mine, other) for mine, other in self._claims(rows)]
-        return [pair for pair in pairs if len(pair.mine.keys() & pair.other.keys()) > 1]
+    def comparisons(self) -> list[Comparison]:
+        """Return the claims that have two seeds or more, corrected by Holm for all of them."""
+        rows = self.rows_of("main")
+        pairs = [self._pair(rows, mine, other) for mine, other in self.claims()]
+        return compare_pairs(
+            [pair for pair in pairs if len(pair.mine.keys() & pair.other.keys()) > 1]
+        )
 
     def _pair(self, rows: Sequence[Row], mine: str, other: str) -> Pair:
         values = []
@@ -252,7 +254,7 @@ class Tables:
         Each arm with controls is compared with them. Each leading arm is compared with the rivals.
         """
         plan = self.plan
-        rows, metric = self._rows_of("main"), plan.results.metric
+        rows, metric = self.rows_of("main"), plan.results.metric
         names = _arm_names(rows)
         rivals = [arm.name for arm in plan.of_kind("rival") if arm.name in names]
         pairs: list[tuple[str, str]] = []
@@ -283,7 +285,7 @@ class Tables:
         """Return the table of each extra that has rows."""
         tables: list[Table] = []
         for extra in self.plan.definition.extras:
-            rows = self._rows_of(extra.name)
+            rows = self.rows_of(extra.name)
             if rows:
                 tables.append(self._extra(extra, rows))
         return tables
@@ -336,7 +338,7 @@ class Tables:
 
     # -------------------------------------------------------------------------------------- rows
 
-    def _rows_of(self, stage: str) -> list[Row]:
+    def rows_of(self, stage: str) -> list[Row]:
         """Return the rows of a stage, without those of trials that were not chosen in the end."""
         rows = [row for row in self.plan.results.rows if row["stage"] == stage]
         # A control that its pretext can't have is named below the tables.

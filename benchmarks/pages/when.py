@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 from attrs import frozen
 
 from mtlcore.study.tables import Table
 
-Gain = Callable[[str, str, str], str]
-"""Protocol, arm and stage -> its difference from SL at equal compute, or "not known"."""
-UNKNOWN = "not known"
+from .protocol import UNKNOWN, Protocol, gain
+
 SMALL = "`resnet_small`, from scratch"
 
 
@@ -98,12 +97,12 @@ CASES = (
 )
 
 
-def when_it_helps(gain: Gain) -> str:
+def when_it_helps(known: Mapping[str, Protocol]) -> str:
     """Return the table, one row for each case."""
     lines = []
     for case in CASES:
         arms = (case.hybrid, case.hybrid_all, case.rival, case.on_top)
-        cells = [_cell(case, arm, gain) for arm in arms]
+        cells = [_cell(case, arm, known) for arm in arms]
         lines.append((case.images, case.labels, case.network, f"`{case.protocol}`", *cells))
     columns = (
         "images",
@@ -118,5 +117,5 @@ def when_it_helps(gain: Gain) -> str:
     return Table("", columns, tuple(lines)).markdown()
 
 
-def _cell(case: Case, arm: str, gain: Gain) -> str:
-    return gain(case.protocol, arm, case.stage) if arm else UNKNOWN
+def _cell(case: Case, arm: str, known: Mapping[str, Protocol]) -> str:
+    return gain(known, case.protocol, arm, case.stage) if arm else UNKNOWN

@@ -27,6 +27,7 @@ from ..contracts import Encoder, Features, Layer
 from ..errors import MtlError
 from ..image_size import written
 from . import weights as files
+from .patches import require_whole_patches
 from .timm_layers import layers_of
 from .timm_options import require_free, require_known
 
@@ -192,15 +193,8 @@ class Timm(Encoder):
         patch = getattr(embed, "patch_size", None)
         stride = getattr(getattr(embed, "proj", None), "stride", patch)
         # Patches that overlap are those of a convolution with padding: it reads all pixels.
-        if not isinstance(patch, tuple) or stride != patch:
-            return
-        for side, pixels, of_patch in zip(("height", "width"), size, patch):
-            if pixels % of_patch:
-                which = "" if size[0] == size[1] else f"; the {side} is {pixels}"
-                raise MtlError(
-                    f"input.size = {written(size)}: {self._label} reads whole patches of "
-                    f"{of_patch} pixels{which}; expected a multiple of {of_patch}"
-                )
+        if isinstance(patch, tuple) and stride == patch:
+            require_whole_patches(self._label, size, patch)
 
     def _with_published_weights(
         self, timm: ModuleType, options: Mapping[str, object]

@@ -21,6 +21,7 @@ from ..contracts import Encoder, Features, Layer
 from ..errors import MtlError
 from ..image_size import written
 from . import weights as files
+from .patches import require_whole_patches
 
 RGB = tuple[float, float, float]
 
@@ -319,11 +320,7 @@ class VitB16(VisionNet):
                 f"input.size = {written(size)}: vit_b_16 reads square images only; "
                 f"expected one number, such as {near}, or another encoder"
             )
-        if longer % self.patch:
-            raise MtlError(
-                f"input.size = {longer}: vit_b_16 reads whole patches of {self.patch} pixels; "
-                f"expected a multiple of {self.patch}, such as {near}"
-            )
+        require_whole_patches("vit_b_16", size, (self.patch, self.patch))
 
     def options(self, size: tuple[int, int]) -> dict[str, object]:
         return {"image_size": size[0]}

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..contracts import Encoder, Features, Layer
 from ..errors import MtlError
 from ..image_size import written
+from .patches import require_whole_patches
 from .timm_nets import import_timm
 
 if TYPE_CHECKING:
@@ -61,11 +62,7 @@ class VitSmall(Encoder):
         return lacks
 
     def build(self, size: tuple[int, int]) -> nn.Module:
-        if size[0] % self.patch or size[1] % self.patch:
-            raise MtlError(
-                f"input.size = {written(size)}: vit_small reads whole patches of {self.patch} "
-                f"pixels; expected a multiple of {self.patch}"
-            )
+        require_whole_patches("vit_small", size, (self.patch, self.patch))
         timm = import_timm("vit_small")
         net = timm.models.VisionTransformer(
             img_size=size,

@@ -60,7 +60,7 @@ def build_train_state(
         model = HybridModel(experiment)
         loss_weighting = experiment.weighting.build(list(experiment.entries))
     if experiment.train.init_from is not None and not resume:
-        start_from(model.encoder, experiment.train.init_from)
+        start_from(model.encoder, experiment.train.init_from, experiment.input.size)
         # Momentum copies were made of the random weights.
         for follower in model.followers:
             follower.reset()
@@ -104,8 +104,10 @@ def _require_shared_parameters(model: HybridModel, experiment: Experiment) -> No
     )
 
 
-def start_from(encoder: SharedEncoder, run: Path) -> None:
+def start_from(encoder: SharedEncoder, run: Path, size: tuple[int, int]) -> None:
     """Load the encoder of another run for fine-tuning: its EMA weights if it has any.
+
+    size: of the images that `encoder` was built for.
 
     Raises MtlError if the normalization or the network differs, or if the EMA weights of a run with
     EMA are missing.
@@ -124,7 +126,17 @@ def start_from(encoder: SharedEncoder, run: Path) -> None:
     for name, weight in saved.items():
         if name.startswith(prefix):
             weights[name.removeprefix(prefix)] = weight
-    load_weights(encoder, weights, origin)
+    try:
+        load_weights(encoder, weights, origin)
+    except MtlError as error:
+        theirs = other.input.size
+        if theirs == size:
+            raise
+        # Position embeddings, for example, belong to one image size.
+        raise MtlError(
+            f"{error}\nThat run has input.size = {written(theirs)}, but this one "
+            f"{written(size)}: set input.size = {written(theirs)}"
+        ) from error
 
 
 def _check_normalization(

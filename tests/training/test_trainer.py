@@ -382,6 +382,18 @@ def test_another_normalization_is_refused_when_fine_tuning(config, tmp_path, mon
         train(evolve(tuned, encoder=evolve(shifted, width=4)), tmp_path / "two")
 
 
+def test_weights_that_belong_to_another_image_size_are_refused_with_the_size_to_set(
+    config, tmp_path
+):
+    vit = ("encoder.name=vit_small", "encoder.width=8", "encoder.depth=1", "train.steps=1")
+    train(experiment(config, *vit), tmp_path / "one")
+    larger = (f"train.init_from={tmp_path / 'one'}", "input.size=24", "pretext.puzzling.weight=0")
+    with pytest.raises(MtlError, match="pos_embed") as error:
+        train(experiment(config, *vit, *larger), tmp_path / "two")
+    hint = "That run has input.size = 16, but this one 24: set input.size = 16"
+    assert str(error.value).splitlines()[-1] == hint
+
+
 def test_a_resumed_run_accepts_another_number_of_devices_and_no_other_key(config, tmp_path):
     run = tmp_path / "run"
     train(experiment(config, "train.steps=4", "train.micro_batches=4"), run)

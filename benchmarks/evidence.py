@@ -1,4 +1,4 @@
-"""Write the evidence in docs/ from committed rows: results, protocols, pretexts, weightings, speed.
+"""Write the evidence in docs/ and README.md from committed rows.
 
 Run:
 
@@ -21,6 +21,7 @@ from pages.claims import claims
 from pages.pretexts import cases, pretexts
 from pages.protocol import RESULTS, Protocol, protocols
 from pages.protocol_list import protocol_list
+from pages.recipes import recipes
 from pages.robustness import robustness
 from pages.speed import machines, speed, weighting_cost
 from pages.weightings import weightings
@@ -33,7 +34,6 @@ from mtlcore.study.report import Tables
 from mtlcore.study.tables import Table
 from mtlcore.study.workspace import Workspace
 
-DOCS = ROOT / "docs"
 STUDIES = ROOT / "benchmarks" / "studies"
 NOT_RUN = "Not run yet."
 
@@ -72,34 +72,35 @@ def tables() -> dict[str, dict[str, str]]:
     """Return page -> name of a table -> its text."""
     known = protocols()
     return {
-        "results.md": {"claims": claims(known)},
-        "protocols.md": {"protocols": protocol_list(known)},
-        "which-pretext.md": {"cases": cases(known), "pretexts": pretexts(known)},
-        "when-it-helps.md": {
+        "README.md": {"recipes": recipes(known)},
+        "docs/results.md": {"claims": claims(known)},
+        "docs/protocols.md": {"protocols": protocol_list(known)},
+        "docs/which-pretext.md": {"cases": cases(known), "pretexts": pretexts(known)},
+        "docs/when-it-helps.md": {
             "when": when_it_helps(known),
             "robustness": robustness_of(known),
         },
-        "which-weighting.md": {"gains": weightings(known), "cost": weighting_cost(RESULTS)},
-        "dense.md": {
+        "docs/which-weighting.md": {"gains": weightings(known), "cost": weighting_cost(RESULTS)},
+        "docs/dense.md": {
             "camvid": study("camvid"),
             "faces": alone_and_together(read_sides(FACES)),
             "sides": miou_of_sides(),
         },
-        "benchmarks.md": {"machines": machines(RESULTS), "speed": speed(RESULTS)},
+        "docs/benchmarks.md": {"machines": machines(RESULTS), "speed": speed(RESULTS)},
     }
 
 
 def filled(page: str, made: Mapping[str, str]) -> str:
     """Return the text of a page with these tables."""
-    text = (DOCS / page).read_text(encoding="utf-8")
+    text = (ROOT / page).read_text(encoding="utf-8")
     for name, body in made.items():
         begin, end = f"<!-- table: {name} -->\n", f"<!-- end: {name} -->"
         before, found, rest = text.partition(begin)
-        assert found, f"docs/{page} lacks {begin}"
+        assert found, f"{page} lacks {begin}"
         text = before + begin + "\n" + body.strip() + "\n\n" + end + rest.partition(end)[2]
     return text
 
 
 if __name__ == "__main__":
     for page, made in tables().items():
-        (DOCS / page).write_text(filled(page, made), encoding="utf-8")
+        (ROOT / page).write_text(filled(page, made), encoding="utf-8")

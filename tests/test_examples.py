@@ -104,7 +104,7 @@ MAKERS = {
 
 
 FILES = [*sorted(EXAMPLES.glob("*.toml")), mtl_examples()["demo"]]
-QUICK = {"fer2013_puzzling_rotation", "own_folders", "own_csv"}
+QUICK = {"fer2013_puzzling_rotation", "few_labels", "own_csv"}
 CASES = [
     pytest.param(file, marks=() if file.stem in QUICK else pytest.mark.slow, id=file.stem)
     for file in FILES

@@ -16,6 +16,8 @@ DOCS = ROOT / "docs"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import evidence  # noqa: E402
+from pages.protocol import protocols  # noqa: E402
+from pages.recipes import RECIPES  # noqa: E402
 
 
 def test_every_page_is_in_the_navigation_once() -> None:
@@ -28,9 +30,17 @@ def test_every_page_is_in_the_navigation_once() -> None:
 def test_the_evidence_is_current() -> None:
     stale = []
     for page, made in evidence.tables().items():
-        if evidence.filled(page, made) != (DOCS / page).read_text(encoding="utf-8"):
+        if evidence.filled(page, made) != (ROOT / page).read_text(encoding="utf-8"):
             stale.append(page)
     assert not stale, f"{stale}: run `python benchmarks/evidence.py`"
+
+
+def test_the_header_of_a_recipe_lists_its_gains() -> None:
+    known = protocols()
+    for recipe in RECIPES:
+        text = (ROOT / "examples" / recipe.example).read_text(encoding="utf-8")
+        for measured in recipe.gains:
+            assert f"#   {measured.line(known)}\n" in text, recipe.example
 
 
 def test_a_claim_shows_the_difference_its_interval_and_its_seeds() -> None:

@@ -1,1 +1,1 @@
-"""The tables of docs/ that `python benchmarks/evidence.py` writes from committed rows."""
+"""The tables of docs/ and README.md that `evidence.py` writes from committed rows."""

@@ -35,6 +35,7 @@ seed = 0
 # The network that all tasks share. Pretrained: name = "timm:resnet18" and weights = "imagenet".
 [encoder]
 name = "resnet_small"
+stem_stride = 2      # 1 for images below 40 px
 """
 
 _TASKS = {
@@ -79,15 +80,20 @@ name = "image_folder"
 }
 
 _REST = """
-# A pretext: it learns from images alone. `mtl plugins` lists others.
+# A pretext: it learns from images alone. `mtl plugins` lists others. What these settings brought on
+# objects and faces: docs/when-it-helps.md.
 [pretext.puzzling]
 grid = 2
 head = "spatial"
-weight = 0.3
+{samples}weight = 1.0
+
+# BatchNorm's running statistics are those of labeled images that are not puzzled.
+[views]
+statistics = "clean"
 
 [input]
 size = 64            # pixels: half the size is a quarter of the work
-batch_size = 32      # labeled images in a step
+batch_size = 64      # labeled images in a step
 {validation}
 
 # `mtl preview {file} --augment --out sheet.png` shows it.
@@ -96,13 +102,13 @@ name = "{augment}"
 
 [optimizer]
 name = "adamw"
-lr = 1e-3            # `mtl lr-find {file}` suggests one
+lr = 5e-3            # `mtl lr-find {file}` suggests one
 
 [schedule]
-warmup = 100         # steps
+warmup = 200         # steps
 
 [train]
-steps = 1000
+steps = 2000
 eval_every = 200
 save_every = 200
 """
@@ -120,7 +126,7 @@ _OTHER_TASK = {
 
 _UNLABELED = """
 # Images of the same kind, at any depth. annotation = "": they have no labels. The pretext learns
-# from them, too: in each step, as many as labeled ones (input.unlabeled_batch).
+# from them: in each step, from as many as labeled ones (input.unlabeled_batch).
 [data.more]
 name = "image_folder"
 {root_line}
@@ -128,7 +134,8 @@ annotation = ""
 """
 
 _NO_UNLABELED = """
-# Do you have images without labels? The pretext can learn from them, too:
+# Do you have images without labels? The pretext can learn from them, too. With samples =
+# "unlabeled" in [pretext.puzzling], it learns from them alone.
 # [data.more]
 # name = "image_folder"
 # root = "unlabeled"
@@ -167,9 +174,10 @@ def starter(
     else:
         has_validation = "validation" in split_folders(data)
     facts["validation"] = _OWN_VALIDATION if has_validation else _CUT
-    more = _NO_UNLABELED
+    more, facts["samples"] = _NO_UNLABELED, ""
     if unlabeled is not None:
         more = _UNLABELED.format(root_line=_line("root", str(unlabeled)))
+        facts["samples"] = 'samples = "unlabeled"\n'
     return (_HEAD + _TASKS[start] + _DATA[start]).format(**facts) + more + _REST.format(**facts)
 
 

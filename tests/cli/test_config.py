@@ -113,6 +113,22 @@ def test_init_writes_a_configuration_that_trains(tmp_path, capsys, monkeypatch, 
             assert counts["unreadable"] == 0
 
 
+@pytest.mark.parametrize("name", ["few_labels", "few_labels_unlabeled"])
+def test_init_writes_the_settings_of_the_recipes(tmp_path, name) -> None:
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    file, unlabeled = tmp_path / "my.toml", None
+    if name == "few_labels_unlabeled":
+        unlabeled = tmp_path / "more"
+        unlabeled.mkdir()
+    write_starter("folders", tmp_path / "photos", file, unlabeled=unlabeled)
+    written, recipe = load(file), load(EXAMPLES / f"{name}.toml")
+    assert written.data.keys() == recipe.data.keys()
+    assert written.train.steps == recipe.train.steps
+    for table in ("encoder", "tasks", "pretexts", "views", "input", "augment", "optimizer"):
+        assert getattr(written, table) == getattr(recipe, table), table
+    assert written.schedule == recipe.schedule
+
+
 def test_mistakes_of_init_are_named_and_write_nothing(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from mtlcore.config import load
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -40,7 +42,20 @@ def test_the_header_of_a_recipe_lists_its_gains() -> None:
     for recipe in RECIPES:
         text = (ROOT / "examples" / recipe.example).read_text(encoding="utf-8")
         for measured in recipe.gains:
-            assert f"#   {measured.line(known)}\n" in text, recipe.example
+            line = f"#   {measured.line(known)}"
+            assert line in text.splitlines(), f"the header of {recipe.example} needs {line!r}"
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.example)
+def test_a_recipe_has_the_settings_of_the_pretext_that_were_chosen(recipe) -> None:
+    file, known = ROOT / "examples" / recipe.example, protocols()
+    for measured in recipe.gains:
+        plan = known[measured.protocol].plan
+        arm = plan.arm(measured.arm)
+        chosen = [*arm.set, *arm.trials[plan.trial(arm)]]
+        settings = [text for text in chosen if text.startswith(("pretext.", "views."))]
+        assert len(settings) > 3
+        assert load(file, settings) == load(file)
 
 
 def test_a_claim_shows_the_difference_its_interval_and_its_seeds() -> None:

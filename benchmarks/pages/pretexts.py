@@ -49,6 +49,19 @@ CASES: tuple[tuple[str, str, tuple[tuple[str, str, str, str], ...]], ...] = (
         ),
     ),
     (
+        "few labels, from scratch, objects",
+        "`puzzling` as a second view, with these settings",
+        (("cifar3", "main", "puzzling", "sl_long"),),
+    ),
+    (
+        "few labels, many unlabeled images, objects",
+        "`puzzling` on the unlabeled images, or pre-training by it",
+        (
+            ("cifar3", "main", "puzzling_all", "sl_long"),
+            ("cifar3", "main", "puzzling_all", "pretrain_puzzling"),
+        ),
+    ),
+    (
         "few labels, many unlabeled small gray images, no faces",
         "pre-training by `inpainting` on all images, then fine-tuning",
         (

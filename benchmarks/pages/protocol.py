@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 
 from attrs import frozen
@@ -15,11 +14,6 @@ from mtlcore.study.statistics import Spread, paired
 
 RESULTS = ROOT / "benchmarks" / "results"
 UNKNOWN = "not known"
-
-
-@cache
-def _rows_of(tables: Tables, stage: str) -> list[Row]:
-    return tables.rows_of(stage)
 
 
 @frozen(eq=False)
@@ -36,7 +30,7 @@ class Protocol:
 
     def rows(self, stage: str = "main") -> list[Row]:
         """The finished rows of a stage, of the trials that were chosen."""
-        return _rows_of(self.tables, stage)
+        return self.tables.rows_of(stage)
 
     def spread(self, mine: str, other: str | None, stage: str = "main") -> Spread | None:
         """The paired difference of two arms on test; None without a common seed."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from attrs import frozen
 
+from mtlcore.study.report import equal_compute
 from mtlcore.study.tables import Table
 
 from .protocol import Protocol, gain
@@ -18,11 +19,21 @@ class Measured:
     images: str
     protocol: str
     arm: str
-    stage: str = "main"
 
     def line(self, known: Mapping[str, Protocol]) -> str:
-        """Return the images with the gain over supervised learning at equal compute."""
-        return f"{self.images}: {gain(known, self.protocol, self.arm, self.stage)}"
+        """Return the images, the gain over supervised learning at equal compute, and the verdict.
+
+        The verdict is corrected for all pairs of the protocol.
+        """
+        shown = gain(known, self.protocol, self.arm)
+        return f"{self.images}: {shown}, {self._verdict(known[self.protocol])}"
+
+    def _verdict(self, protocol: Protocol) -> str:
+        rival = equal_compute(protocol.plan, protocol.rows(), self.arm)
+        for comparison in protocol.tables.comparisons():
+            if (comparison.arm, comparison.baseline) == (self.arm, rival):
+                return comparison.verdict
+        return "not compared"
 
 
 @frozen
@@ -34,8 +45,8 @@ class Recipe:
     gains: tuple[Measured, ...]
 
 
-OBJECTS = "objects, 400 labels of a class (CIFAR-10, 32 px)"
-FACES = "faces, emotion, 370 labels of a class (FER2013, 48 px)"
+OBJECTS = "objects, 400 labels per class (CIFAR-10, 32 px)"
+FACES = "facial emotion, about 370 labels per class (FER2013, 48 px)"
 RECIPES = (
     Recipe(
         "few labels",

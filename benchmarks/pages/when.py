@@ -17,7 +17,7 @@ SMALL = "`resnet_small`, from scratch"
 class Case:
     """One row: data, labels and network; and the arms of the protocol, "" where there is none.
 
-    labels: labels of each class, and their share of the training images.
+    labels: labels per class (a mean), and their share of the training images.
     hybrid: labeled images alone. hybrid_all: with the unlabeled ones. rival: pre-training on all
     images, then fine-tuning. on_top: the same pre-training, then hybrid training.
     """
@@ -106,7 +106,7 @@ def when_it_helps(known: Mapping[str, Protocol]) -> str:
         lines.append((case.images, case.labels, case.network, f"`{case.protocol}`", *cells))
     columns = (
         "images",
-        "labels of a class",
+        "labels per class",
         "network",
         "protocol",
         "hybrid",

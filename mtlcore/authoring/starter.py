@@ -27,7 +27,9 @@ _HEAD = """\
 #   mtl train {file} --out runs/first
 #   mtl report runs/first --out report.html
 #
-# Baseline, supervised only:  --set pretext.puzzling.weight=0
+# Baseline, supervised only, at equal compute:
+#   --set pretext.puzzling.weight=0 --set train.steps=4000
+#
 # All keys: mtl config show {file}. Other components: mtl plugins.
 
 seed = 0
@@ -35,7 +37,7 @@ seed = 0
 # The network that all tasks share. Pretrained: name = "timm:resnet18" and weights = "imagenet".
 [encoder]
 name = "resnet_small"
-stem_stride = 2      # 1 for images below 40 px
+stem_stride = 2      # 1 keeps more detail and costs more
 """
 
 _TASKS = {
@@ -80,8 +82,8 @@ name = "image_folder"
 }
 
 _REST = """
-# A pretext: it learns from images alone. `mtl plugins` lists others. What these settings brought on
-# objects and faces: docs/when-it-helps.md.
+# A pretext: it learns from images alone. `mtl plugins` lists others. What it brought, by data and
+# labels: docs/when-it-helps.md.
 [pretext.puzzling]
 grid = 2
 head = "spatial"
@@ -126,7 +128,7 @@ _OTHER_TASK = {
 
 _UNLABELED = """
 # Images of the same kind, at any depth. annotation = "": they have no labels. The pretext learns
-# from them: in each step, from as many as labeled ones (input.unlabeled_batch).
+# from them. A step reads as many of them as labeled images; input.unlabeled_batch changes that.
 [data.more]
 name = "image_folder"
 {root_line}
@@ -134,8 +136,8 @@ annotation = ""
 """
 
 _NO_UNLABELED = """
-# Do you have images without labels? The pretext can learn from them, too. With samples =
-# "unlabeled" in [pretext.puzzling], it learns from them alone.
+# Do you have images without labels? The pretext can learn from them, too. For the pretext on these
+# images alone: samples = "unlabeled" in [pretext.puzzling].
 # [data.more]
 # name = "image_folder"
 # root = "unlabeled"

@@ -21,7 +21,7 @@ from ..contracts import Encoder, Features, Layer
 from ..errors import MtlError
 from ..image_size import written
 from . import weights as files
-from .patches import require_whole_patches
+from .patches import nearest_multiple, require_whole_patches
 
 RGB = tuple[float, float, float]
 
@@ -313,9 +313,8 @@ class VitB16(VisionNet):
     }
 
     def check(self, size: tuple[int, int]) -> None:
-        longer = max(size)
-        near = max(self.patch, round(longer / self.patch) * self.patch)
         if size[0] != size[1]:
+            near = nearest_multiple(max(size), self.patch)
             raise MtlError(
                 f"input.size = {written(size)}: vit_b_16 reads square images only; "
                 f"expected one number, such as {near}, or another encoder"

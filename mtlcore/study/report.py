@@ -318,8 +318,9 @@ class Tables:
         """Return the test metrics of trials that were not chosen in the end."""
         metric = self.plan.results.metric
         cells: list[str] = []
+        chosen = self._chosen_trials(self.plan.results.rows)
         for row in self.plan.results.rows:
-            if self._is_superseded(row) and metric in row.get("test", {}):
+            if _is_superseded(row, chosen) and metric in row.get("test", {}):
                 cells.append(f"{name_of(key_of(row))} {POINTS * row['test'][metric]:.2f}")
         if not cells:
             return ""
@@ -343,17 +344,24 @@ class Tables:
         rows = [row for row in self.plan.results.rows if row["stage"] == stage]
         # A control that its pretext can't have is named below the tables.
         rows = [row for row in rows if row.get("diverged", True)]
-        return [row for row in rows if not self._is_superseded(row)]
+        chosen = self._chosen_trials(rows)
+        return [row for row in rows if not _is_superseded(row, chosen)]
 
-    def _is_superseded(self, row: Row) -> bool:
-        """Return whether the row's trial was the best one only until a later trial was better.
+    def _chosen_trials(self, rows: Sequence[Row]) -> dict[str, int | None]:
+        """Return arm -> its trial that is used, of the arms of rows that are no trials."""
+        names = dict.fromkeys(row["arm"] for row in rows if row["stage"] != "tune")
+        return {name: self.plan.trial(self.plan.arm(name)) for name in names}
 
-        Such rows stay out of the tables, so that each seed of an arm has one value.
-        """
-        if row["stage"] == "tune":
-            return False
-        chosen = self.plan.trial(self.plan.arm(row["arm"]))
-        return chosen is not None and chosen != row["trial"]
+
+def _is_superseded(row: Row, chosen: Mapping[str, int | None]) -> bool:
+    """Return whether the row's trial was the best one only until a later trial was better.
+
+    Such rows stay out of the tables, so that each seed of an arm has one value.
+    """
+    if row["stage"] == "tune":
+        return False
+    trial = chosen[row["arm"]]
+    return trial is not None and trial != row["trial"]
 
 
 # ----------------------------------------------------------------------------------- rows and cells

@@ -60,7 +60,7 @@ def build_train_state(
         model = HybridModel(experiment)
         loss_weighting = experiment.weighting.build(list(experiment.entries))
     if experiment.train.init_from is not None and not resume:
-        start_from(model.encoder, experiment.train.init_from, experiment.input.size)
+        start_from(model.encoder, experiment, experiment.train.init_from)
         # Momentum copies were made of the random weights.
         for follower in model.followers:
             follower.reset()
@@ -104,10 +104,10 @@ def _require_shared_parameters(model: HybridModel, experiment: Experiment) -> No
     )
 
 
-def start_from(encoder: SharedEncoder, run: Path, size: tuple[int, int]) -> None:
+def start_from(encoder: SharedEncoder, experiment: Experiment, run: Path) -> None:
     """Load the encoder of another run for fine-tuning: its EMA weights if it has any.
 
-    size: of the images that `encoder` was built for.
+    experiment: that of `encoder`.
 
     Raises MtlError if the normalization or the network differs, or if the EMA weights of a run with
     EMA are missing.
@@ -129,13 +129,13 @@ def start_from(encoder: SharedEncoder, run: Path, size: tuple[int, int]) -> None
     try:
         load_weights(encoder, weights, origin)
     except MtlError as error:
-        theirs = other.input.size
-        if theirs == size:
+        mine, theirs = experiment.input.size, other.input.size
+        if mine == theirs or experiment.encoder != settings:
             raise
         # Position embeddings, for example, belong to one image size.
         raise MtlError(
             f"{error}\nThat run has input.size = {written(theirs)}, but this one "
-            f"{written(size)}: set input.size = {written(theirs)}"
+            f"{written(mine)}: set input.size = {written(theirs)}"
         ) from error
 
 

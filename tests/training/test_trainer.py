@@ -392,6 +392,9 @@ def test_weights_that_belong_to_another_image_size_are_refused_with_the_size_to_
         train(experiment(config, *vit, *larger), tmp_path / "two")
     hint = "That run has input.size = 16, but this one 24: set input.size = 16"
     assert str(error.value).splitlines()[-1] == hint
+    with pytest.raises(MtlError, match="do not fit") as error:
+        train(experiment(config, *vit, *larger, "encoder.width=16"), tmp_path / "two")
+    assert "set input.size" not in str(error.value)
 
 
 def test_a_resumed_run_accepts_another_number_of_devices_and_no_other_key(config, tmp_path):

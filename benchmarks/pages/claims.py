@@ -72,7 +72,7 @@ def _rivals(protocol: Protocol) -> list[tuple[str, str]]:
 
 
 def _has_pretext(arm: Arm | None) -> bool:
-    return arm is not None and arm.kind in ("hmtl", "arm") and bool(arm.pretexts)
+    return arm is not None and arm.kind in ("hmtl", "semi", "arm") and bool(arm.pretexts)
 
 
 def _verdict(found: Spread, corrected: Comparison | None) -> str:

@@ -62,6 +62,8 @@ def test_means_deviations_and_paired_intervals_of_the_committed_tables_follow_fr
         text = (folder / "table.md").read_text(encoding="utf-8")
         lines = (folder / "runs.jsonl").read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines]
+        if all(row["stage"] == "tune" for row in rows):
+            continue  # trials alone: no arm has a run of full length yet
         metric = re.search(r"^(\S+/\S+) in points", text, re.M)[1]
         compared = "test" if any(row.get("test") for row in rows) else "validation"
         for row in arms_table(text):

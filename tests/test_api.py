@@ -6,7 +6,6 @@ import io
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -95,9 +94,7 @@ def test_a_toml_file_the_command_line_and_python_give_the_same_run(
     file = tmp_path / "dots.toml"
     file.write_text(dots().to_toml())
     of_file = train(tmp_path / "file", file)
-    words = [sys.executable, "-m", "mtlcore", "train", str(file), "--out", "cli"]
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    subprocess.run(words, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert main(["train", str(file), "--out", str(tmp_path / "cli")]) == 0
     of_command = mtlcore.load_run(tmp_path / "cli")
     assert same_weights(trained, of_file)
     assert same_weights(trained, of_command)

@@ -161,13 +161,16 @@ def own_csv() -> Experiment:
         file=Path("people.csv"),
         columns={"emotion": "emotion", "age": "age"},
     )
+    puzzling = component("pretext", "puzzling", grid=2, head="spatial")
     return Experiment(
+        encoder=ResnetSmall(stem_stride=2),
         tasks={"emotion": Classification(), "age": Regression()},
-        pretexts={"puzzling": PretextEntry(component("pretext", "puzzling", grid=2), weight=0.3)},
+        pretexts={"puzzling": PretextEntry(puzzling)},
+        views=Views(statistics="clean"),
         data={"people": DataEntry(people, group="person")},
-        input=Input(batch_size=32),
         augment=General(),
-        schedule=Schedule(warmup=100),
+        optimizer=component("optimizer", "adamw", lr=5e-3),
+        train=Train(steps=2000),
     )
 
 

@@ -18,8 +18,14 @@ DOCS = ROOT / "docs"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import evidence  # noqa: E402
-from pages.protocol import protocols  # noqa: E402
+from pages.protocol import Protocol, protocols  # noqa: E402
 from pages.recipes import RECIPES  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def known() -> dict[str, Protocol]:
+    """The committed protocols: reading them takes seconds."""
+    return protocols()
 
 
 def test_every_page_is_in_the_navigation_once() -> None:
@@ -37,8 +43,7 @@ def test_the_evidence_is_current() -> None:
     assert not stale, f"{stale}: run `python benchmarks/evidence.py`"
 
 
-def test_the_header_of_a_recipe_lists_its_gains() -> None:
-    known = protocols()
+def test_the_header_of_a_recipe_lists_its_gains(known) -> None:
     for recipe in RECIPES:
         text = (ROOT / "examples" / recipe.example).read_text(encoding="utf-8")
         for measured in recipe.gains:
@@ -47,8 +52,8 @@ def test_the_header_of_a_recipe_lists_its_gains() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.example)
-def test_a_recipe_has_the_settings_of_the_pretext_that_were_chosen(recipe) -> None:
-    file, known = ROOT / "examples" / recipe.example, protocols()
+def test_a_recipe_has_the_settings_of_the_pretext_that_were_chosen(recipe, known) -> None:
+    file = ROOT / "examples" / recipe.example
     for measured in recipe.gains:
         plan = known[measured.protocol].plan
         arm = plan.arm(measured.arm)

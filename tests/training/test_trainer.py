@@ -264,7 +264,7 @@ def test_only_the_pretext_encodes_unlabeled_samples(config, tmp_path):
 
 
 def test_a_killed_run_resumes_to_the_very_weights_of_an_uninterrupted_one(config, tmp_path):
-    """A real process, SIGKILL, --resume: bit for bit, with dropout, EMA and a learned weighting."""
+    """A process that dies by SIGKILL, --resume: bit for bit, with dropout, EMA and a learned weighting."""
     weighting = '[weighting]\nname = "uncertainty"\n\n[train]\nema = 0.9'
     text = CONFIG.replace("[train]", weighting)
     config.write_text(text)
@@ -279,8 +279,7 @@ def test_a_killed_run_resumes_to_the_very_weights_of_an_uninterrupted_one(config
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert folder.require().step == 8
     assert folder.log.rows()[-1]["step"] == 12
-    done = mtl("train", "--resume", folder.path)
-    assert done.returncode == 0, done.stderr
+    assert main(["train", "--resume", str(folder.path)]) == 0
 
     whole, resumed = RunFolder(tmp_path / "whole").require(), folder.require()
     assert resumed.step == 24

@@ -264,7 +264,7 @@ def test_only_the_pretext_encodes_unlabeled_samples(config, tmp_path):
 
 
 def test_a_killed_run_resumes_to_the_very_weights_of_an_uninterrupted_one(config, tmp_path):
-    """A process that dies by SIGKILL, --resume: bit for bit, with dropout, EMA and a learned weighting."""
+    """A real process, SIGKILL, resumed: bit for bit, with dropout, EMA and a learned weighting."""
     weighting = '[weighting]\nname = "uncertainty"\n\n[train]\nema = 0.9'
     text = CONFIG.replace("[train]", weighting)
     config.write_text(text)

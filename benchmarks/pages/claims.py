@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from hmtl.protocols import FOLDER
 
 from mtlcore.study.definition import Arm
-from mtlcore.study.report import equal_compute
 from mtlcore.study.statistics import Comparison, Spread
 from mtlcore.study.tables import Table
 
@@ -36,9 +35,9 @@ def _claims_of_extras(protocol: Protocol) -> Table:
     """Return the differences from the baseline, and from it at equal compute."""
     lines = []
     for extra in protocol.plan.definition.extras:
-        rows, baseline = protocol.rows(extra.name), protocol.plan.definition.baseline
+        baseline = protocol.plan.definition.baseline
         for arm in protocol.arms(extra.name):
-            for other in dict.fromkeys([baseline, equal_compute(protocol.plan, rows, arm)]):
+            for other in dict.fromkeys([baseline, protocol.rival(arm, extra.name)]):
                 found = protocol.spread(arm, other, extra.name)
                 if found is not None and other != arm:
                     metric = protocol.plan.definition.metric_of(extra.name) or ""
@@ -49,7 +48,7 @@ def _claims_of_extras(protocol: Protocol) -> Table:
 
 
 def _claims_of(protocol: Protocol) -> Table:
-    decided = {(c.arm, c.baseline): c for c in protocol.tables.comparisons()}
+    decided = protocol.comparisons()
     pairs = dict.fromkeys([*protocol.tables.claims(), *_rivals(protocol)])
     lines = []
     for mine, other in pairs:

@@ -50,7 +50,7 @@ CASES: tuple[tuple[str, str, tuple[tuple[str, str, str, str], ...]], ...] = (
     ),
     (
         "few labels, from scratch, objects",
-        "`puzzling` as a second view, with these settings",
+        "`puzzling` as a second view, with the same settings",
         (("cifar3", "main", "puzzling", "sl_long"),),
     ),
     (

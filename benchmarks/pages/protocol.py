@@ -10,7 +10,7 @@ from hmtl.protocols import ROOT, load, workspace
 
 from mtlcore.study.plan import Plan, Row
 from mtlcore.study.report import Scale, Tables, equal_compute, metric_by_seed
-from mtlcore.study.statistics import Spread, paired
+from mtlcore.study.statistics import Comparison, Spread, paired
 
 RESULTS = ROOT / "benchmarks" / "results"
 UNKNOWN = "not known"
@@ -40,6 +40,14 @@ class Protocol:
         rows, scale = self.rows(stage), self.scale(stage)
         both = [metric_by_seed(rows, arm, "test", metric, scale) for arm in (mine, other)]
         return paired(*both)
+
+    def rival(self, arm: str, stage: str = "main") -> str | None:
+        """The baseline at the compute of an arm; None where it did not run."""
+        return equal_compute(self.plan, self.rows(stage), arm)
+
+    def comparisons(self) -> dict[tuple[str, str], Comparison]:
+        """Arm and other arm -> their comparison, corrected for all pairs of the protocol."""
+        return {(c.arm, c.baseline): c for c in self.tables.comparisons()}
 
     def scale(self, stage: str) -> Scale:
         """The multiplier of the metric of a stage."""
@@ -77,8 +85,7 @@ def gain(known: Mapping[str, Protocol], name: str, arm: str, stage: str = "main"
     protocol = known.get(name)
     if protocol is None or arm not in protocol.arms(stage):
         return UNKNOWN
-    rival = equal_compute(protocol.plan, protocol.rows(stage), arm)
-    found, note = protocol.spread(arm, rival, stage), ""
+    found, note = protocol.spread(arm, protocol.rival(arm, stage), stage), ""
     if found is None:
         baseline = protocol.plan.definition.baseline
         found, note = protocol.spread(arm, baseline, stage), ", equal steps"

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from attrs import frozen
 
-from mtlcore.study.report import equal_compute
 from mtlcore.study.tables import Table
 
 from .protocol import Protocol, gain
@@ -25,15 +24,11 @@ class Measured:
 
         The verdict is corrected for all pairs of the protocol.
         """
-        shown = gain(known, self.protocol, self.arm)
-        return f"{self.images}: {shown}, {self._verdict(known[self.protocol])}"
-
-    def _verdict(self, protocol: Protocol) -> str:
-        rival = equal_compute(protocol.plan, protocol.rows(), self.arm)
-        for comparison in protocol.tables.comparisons():
-            if (comparison.arm, comparison.baseline) == (self.arm, rival):
-                return comparison.verdict
-        return "not compared"
+        protocol = known[self.protocol]
+        rival = protocol.rival(self.arm)
+        assert rival is not None, f"{self.protocol} has no baseline at the compute of {self.arm}"
+        verdict = protocol.comparisons()[self.arm, rival].verdict
+        return f"{self.images}: {gain(known, self.protocol, self.arm)}, {verdict}"
 
 
 @frozen

@@ -62,6 +62,8 @@ def _rows(suite: Suite) -> str:
     lines = []
     for row in suite["rows"]:
         gate = "" if row.get("gate") is None else f"{row['gate']:.2f}"
+        if gate and row["ratio"] > row["gate"]:
+            gate += ", missed"
         quartiles = f"{row['low']:.2f} - {row['high']:.2f}"
         lines.append((row["name"], row["baseline"], f"{row['ratio']:.2f}", quartiles, gate))
     columns = ("row", "relative to", "ratio", "quartiles", "gate")

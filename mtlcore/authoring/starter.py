@@ -25,7 +25,7 @@ _HEAD = """\
 #   mtl data check {label} {file} --sheet sheet.png   look at the data
 #   mtl train {file} --dry-run                        check all, estimate time and memory
 #   mtl train {file} --out runs/first
-#   mtl report runs/first --out report.html
+#   mtl report runs/first --out report.html           needs the extra `report`
 #
 # Baseline, supervised only, at equal compute:
 #   --set pretext.puzzling.weight=0 --set train.steps=4000

@@ -36,11 +36,11 @@ def affinity(
     seeds
         The number of seeds.
     jobs
-        Processes of this machine.
+        The number of processes to start on this machine.
     out
         The study file; default: CONFIG's name with -affinity.toml, beside it.
     format_
-        Of the table.
+        The format of the table.
     plugin
         Load a one-file plugin. Repeatable.
     """

@@ -45,7 +45,7 @@ def compare(
     vary
         A table or key that you compare on purpose, such as `encoder`. Repeatable.
     format_
-        Of the tables. CSV is one table with all numbers; notes go to stderr.
+        The format of the tables. CSV is one table with all numbers; notes go to stderr.
     plot
         Also plot the first metric into this .png, .svg or .pdf file.
     json

@@ -42,7 +42,7 @@ def check(
     if json:
         print_json(parts)
         return 0
-    print_line(f"{config} is right")
+    print_line(f"{config} is valid")
     for name, labels in parts.items():
         print_line(f"  {name}: {', '.join(labels) or 'none'}")
     print_line(f"next: mtl train {config} --dry-run")

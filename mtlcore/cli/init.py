@@ -45,7 +45,7 @@ def init(
 
     kind = for_ or _ask(f"What are your data? ({' | '.join(STARTS)})", "folders", "--for")
     where = data or Path(_ask("Where are they? (a folder, or a table)", "", "--data"))
-    file = out or Path(_ask("Which file shall be written?", "my.toml", "--out"))
+    file = out or Path(_ask("Which file should mtl write?", "my.toml", "--out"))
     more = None if unlabeled is None else unlabeled.expanduser()
     write_starter(kind, where.expanduser(), file, reads, more)
     print_line(f"wrote {file}: read and edit it")

@@ -65,7 +65,7 @@ def predict(
     mirror
         Average the predictions of each image and its mirror image: two forwards per image.
     device
-        Such as cpu or cuda:1; default: a GPU if there is one.
+        The device, such as cpu or cuda:1; default: a GPU if there is one.
     """
     from ._predictor import open_predictor
     from ._shared import print_line

@@ -26,9 +26,9 @@ def report(
     out
         The HTML file to write. An existing one is replaced.
     split
-        Of a run: the split to evaluate on; default: test, or validation if it is not finished.
+        For a run: the split to evaluate on; default: test, or validation if it is not finished.
     set_
-        Of a run: set one key, such as `--set data.fer2013.root=DIR`. Repeatable.
+        For a run: set one key, such as `--set data.fer2013.root=DIR`. Repeatable.
     """
     from ..callbacks.bars import Bars
     from ..errors import MtlError

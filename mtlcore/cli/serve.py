@@ -36,19 +36,19 @@ def serve(
     port
         The port; 0 lets the system choose a free one.
     device
-        Such as cpu or cuda:1; default: a GPU if there is one.
+        The device, such as cpu or cuda:1; default: a GPU if there is one.
     detector
         Finds the regions to predict, such as `faces`; default: the whole image.
     checkpoint
         The last checkpoint (the one to report), or the best one on validation.
     max_bytes
-        Most bytes of one request.
+        The maximum number of bytes in one request.
     max_images
-        Most images of one request.
+        The maximum number of images in one request.
     max_pixels
-        Most pixels (width x height) of one image.
+        The maximum number of pixels (width x height) of one image.
     max_requests
-        Most requests at the same time; others get status 503, and can try again.
+        The maximum number of requests at the same time; others get status 503, and can try again.
     plugin
         Load a one-file plugin, of the detector or of a package. Repeatable.
     """

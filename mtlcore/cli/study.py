@@ -83,7 +83,7 @@ def run(
     out
         The folder of the study; default: STUDY without its ending. Several processes may share it.
     jobs
-        Processes of this machine.
+        The number of processes to start on this machine.
     arms
         Train these arms alone.
     launcher
@@ -211,7 +211,7 @@ def table(
     out
         The folder of the study; default: STUDY without its ending.
     format_
-        Of the output. csv has the table of the arms alone.
+        The format of the output. csv has the table of the arms alone.
     test
         Evaluate on the test split. Read it once, after all choices: each reading is recorded in
         test_reads.jsonl, and a reading for another choice warns.

@@ -36,7 +36,7 @@ def config(tmp_path: Path) -> Path:
 def test_check_names_all_mistakes_at_once_or_what_the_file_holds(config, capsys) -> None:
     assert main(["config", "check", str(config)]) == 0
     shown = capsys.readouterr().out
-    assert "is right" in shown
+    assert "is valid" in shown
     assert "pretexts: puzzling, rotation" in shown
     assert main(["config", "check", str(config), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tasks"] == ["quarter"]

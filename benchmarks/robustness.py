@@ -36,7 +36,8 @@ from mtlcore import Classification, MtlError, load_run
 from mtlcore.data.dataset import open_data
 from mtlcore.evaluation.decoded import decoded_predictions
 from mtlcore.evaluation.validation import ValidationBatches
-from mtlcore.study.plan import Plan, Run, metric_in
+from mtlcore.study.plan import Plan
+from mtlcore.study.results import Run, metric_in
 from mtlcore.study.workspace import append_line, json_lines
 
 FILE = ROOT / "benchmarks" / "results" / "robustness.jsonl"

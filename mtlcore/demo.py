@@ -32,8 +32,8 @@ from .files import exists, write_atomically, write_errors_as_mtl_error
 from .prediction.predictor import predictor_of
 from .prediction.results import PredictedImage
 from .runs import RunFolder
-from .study.plan import key_of, name_of
 from .study.report import Tables
+from .study.results import key_of, name_of
 from .study.statistics import spread
 from .study.study import Study
 

@@ -26,9 +26,11 @@ from hmtl.protocols import load, workspace  # noqa: E402
 
 from mtlcore import MtlError  # noqa: E402
 from mtlcore.study.again import differences  # noqa: E402
+from mtlcore.study.cells import equal_compute  # noqa: E402
 from mtlcore.study.identity import fingerprint  # noqa: E402
-from mtlcore.study.plan import Plan, Results, Run, key_of  # noqa: E402
-from mtlcore.study.report import equal_compute, report  # noqa: E402
+from mtlcore.study.plan import Plan  # noqa: E402
+from mtlcore.study.report import report  # noqa: E402
+from mtlcore.study.results import Results, Run, key_of  # noqa: E402
 from mtlcore.study.training import Trainee  # noqa: E402
 from mtlcore.study.workspace import Workspace  # noqa: E402
 

@@ -24,7 +24,7 @@ from hmtl import main  # noqa: E402
 from hmtl.protocols import FOLDER, Checkout, load  # noqa: E402
 
 from mtlcore.config import load as load_config  # noqa: E402
-from mtlcore.study.plan import Run  # noqa: E402
+from mtlcore.study.results import Run  # noqa: E402
 
 NAMES = sorted(file.stem for file in FOLDER.glob("*.toml"))
 

@@ -14,9 +14,10 @@ from tempfile import TemporaryDirectory
 from mtlcore import MtlError, nearest
 from mtlcore.study.again import again
 from mtlcore.study.definition import Definition
-from mtlcore.study.plan import STAGES, Plan, Run
+from mtlcore.study.plan import STAGES, Plan
 from mtlcore.study.remaining import remaining
 from mtlcore.study.report import Tables, report
+from mtlcore.study.results import Run
 from mtlcore.study.working import Work
 from mtlcore.study.workspace import Workspace
 from mtlcore.training.stop import Interrupted

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-from mtlcore.study.plan import Row
+from mtlcore.study.results import Row
 from mtlcore.study.training import FORMAT
 
 OLD_VALUE, NEW_VALUE = '"unlabelled"', '"unlabeled"'

@@ -11,8 +11,8 @@ from attrs import evolve, frozen
 
 from mtlcore import MtlError, nearest
 from mtlcore.study.definition import Definition
-from mtlcore.study.plan import Row, Run
 from mtlcore.study.read import read
+from mtlcore.study.results import Row, Run
 from mtlcore.study.workspace import Site, Workspace
 
 from . import lite0

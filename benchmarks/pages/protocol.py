@@ -8,8 +8,10 @@ from pathlib import Path
 from attrs import frozen
 from hmtl.protocols import ROOT, load, workspace
 
-from mtlcore.study.plan import Plan, Row
-from mtlcore.study.report import Scale, Tables, equal_compute, metric_by_seed
+from mtlcore.study.cells import Scale, equal_compute, metric_by_seed
+from mtlcore.study.plan import Plan
+from mtlcore.study.report import Tables
+from mtlcore.study.results import Row
 from mtlcore.study.statistics import Comparison, Spread, paired
 
 RESULTS = ROOT / "benchmarks" / "results"

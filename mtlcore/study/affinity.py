@@ -19,7 +19,7 @@ from ..evaluation.best import directions
 from ..files import exists, read_file
 from ..runs import RunFolder
 from .new import new_study
-from .plan import key_of, metric_in, name_of
+from .results import key_of, metric_in, name_of
 from .statistics import Comparison, Pair, compare_pairs, spread
 from .study import Study
 from .tables import Table

@@ -9,7 +9,7 @@ from attrs import evolve, frozen
 
 from ..callbacks.progress import ProgressReporter
 from ..errors import MtlError, nearest
-from .plan import Row, key_of, name_of
+from .results import Row, key_of, name_of
 from .training import Trainee
 from .workspace import Workspace
 

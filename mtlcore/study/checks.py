@@ -21,7 +21,7 @@ from ..data.indexed import open_dataset
 from ..errors import MtlError, first_few, nearest
 from ..training.devices import with_micro_batches
 from .definition import Arm, Definition
-from .plan import Run
+from .results import Run
 
 LOSS = "the validation loss"  # the main metric of a run without tasks
 VALIDATION = "set input.validation to the share of the training samples to hold out, such as 0.1"

@@ -22,7 +22,8 @@ from ..errors import MtlError
 from ..files import exists, read_file
 from ..runs import RunFolder
 from .identity import definition_hash
-from .plan import Key, Plan, Results, Row, Run, key_of
+from .plan import Plan
+from .results import Key, Results, Row, Run, key_of
 from .training import measured
 from .workspace import Workspace, append_line, json_lines
 

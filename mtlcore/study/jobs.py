@@ -64,7 +64,8 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
 
 def main(words: Sequence[str]) -> int:
     """Work on a study: PARENT STUDY FOLDER [ARM ...]. The exit code is that of `mtl`."""
-    from .plan import Plan, Run
+    from .plan import Plan
+    from .results import Run
     from .study import Study, selected
     from .working import Work
 

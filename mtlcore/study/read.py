@@ -17,7 +17,8 @@ from ..config.strict import converter
 from ..errors import MtlError, nearest
 from ..files import exists, read_file, text_encoding
 from .definition import Definition
-from .plan import ROLES, STAGES, Plan, Results
+from .plan import ROLES, STAGES, Plan
+from .results import Results
 
 _IN_ARMS = re.compile(r"^arms\[([^\]]*)\]")
 EXPERIMENT = frozenset({"data", "encoder", "pretext", "task", "train"})

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
-from .plan import Plan, Row, Run, key_of, name_of
+from .plan import Plan
+from .results import Row, Run, key_of, name_of
 from .workspace import Rows, Stale
 
 

@@ -12,13 +12,26 @@ from pathlib import Path
 from attrs import frozen
 
 from ..errors import MtlError, nearest
+from .cells import (
+    POINTS,
+    Scale,
+    arm_names,
+    equal_compute,
+    mean_forwards,
+    metric_by_seed,
+    reasons,
+    seeds_by_device,
+    shown_difference,
+    shown_number,
+    verdict_cells,
+)
 from .definition import CONTROLS, Extra
-from .plan import SAME_COMPUTE, Plan, Row, key_of, metric_in, name_of
+from .plan import Plan
 from .plots import plot_comparison
+from .results import Row, key_of, metric_in, name_of
 from .statistics import Comparison, Pair, compare_pairs, paired, spread
 from .tables import Table
 
-POINTS = 100.0  # multiplier of a share
 Format = str
 """Of a report: "markdown", "csv" or "latex"."""
 FORMATS = ("markdown", "csv", "latex")
@@ -50,14 +63,6 @@ class Report:
     def __str__(self) -> str:
         parts = [part.markdown() if isinstance(part, Table) else part for part in self.parts]
         return "\n\n".join(parts)
-
-
-@frozen
-class Scale:
-    """How a metric is shown. factor: 100 for a share in points. digits: after the point."""
-
-    factor: float
-    digits: int = 2
 
 
 def report(plan: Plan, command: str, errors: Mapping[str, str] | None = None) -> Report:
@@ -145,7 +150,7 @@ class Tables:
             if run.stage == "tune" and value is not None:
                 settings = ", ".join(run.arm.trials[run.trial])
                 chosen = "yes" if self.plan.trial(run.arm) == run.trial else ""
-                number = _number(value, self.scale)
+                number = shown_number(value, self.scale)
                 rows.append((run.arm.name, settings, number, chosen))
         return Table("", ("arm", "trial", "validation", "chosen"), tuple(rows))
 
@@ -162,18 +167,18 @@ class Tables:
         columns = ["arm", "seeds", "steps", "encoder forwards", *splits.values()]
         columns += [f"over {baseline}, equal steps", f"over {baseline}, equal compute"]
         lines: list[tuple[str, ...]] = []
-        for name in _arm_names(rows):
+        for name in arm_names(rows):
             mine = [row for row in rows if row["arm"] == name]
             done = [row for row in mine if "failed" not in row]
             steps = mine[0]["steps"]
             seeds = str(len(done)) if done == mine else f"{len(done)} of {len(mine)}"
-            cells = [name, seeds, str(steps), f"{_forwards(rows, name):.0f}"]
+            cells = [name, seeds, str(steps), f"{mean_forwards(rows, name):.0f}"]
             for split in splits:
                 values = list(metric_by_seed(rows, name, split, metric, self.scale).values())
                 cells.append(spread(values).shown(self.scale.digits) if values else "")
             for rival in self._rivals(rows, name):
-                cells.append(_difference(rows, name, rival, self.split, metric, self.scale))
-            lines.append((*cells, _devices(mine)))
+                cells.append(shown_difference(rows, name, rival, self.split, metric, self.scale))
+            lines.append((*cells, seeds_by_device(mine)))
         columns.append("seeds by device (CPU s a run)")
         return Table("", tuple(columns), tuple(lines))
 
@@ -192,7 +197,7 @@ class Tables:
         controls. A diverged seed counts. An arm that was only screened, with one seed, is left out.
         """
         columns = ("arm", "over", "pairs", f"difference on {self.split}, corrected")
-        lines = [_verdict(comparison, self.scale.digits) for comparison in self.comparisons()]
+        lines = [verdict_cells(comparison, self.scale.digits) for comparison in self.comparisons()]
         return Table("", (*columns, "p (Holm)", "verdict"), tuple(lines))
 
     def plot(self, file: Path) -> None:
@@ -206,7 +211,7 @@ class Tables:
         """
         plan, rows = self.plan, self.rows_of("main")
         baseline = plan.definition.baseline
-        names = [baseline, *(name for name in _arm_names(rows) if name != baseline)]
+        names = [baseline, *(name for name in arm_names(rows) if name != baseline)]
         values = {name: dict(self._pair(rows, name, name).mine) for name in names}
         compared = [x for x in self.comparisons() if x.baseline == baseline]
         return values, compared, f"{plan.results.metric} on {self.split}"
@@ -215,7 +220,7 @@ class Tables:
         """Return each arm with what it is compared with, each pair once."""
         rows = self.rows_of("main")
         found: dict[tuple[str, str], None] = {}
-        for name in _arm_names(rows):
+        for name in arm_names(rows):
             arm, _, control = name.rpartition("+")
             if control in CONTROLS:
                 found[arm, name] = None
@@ -255,7 +260,7 @@ class Tables:
         """
         plan = self.plan
         rows, metric = self.rows_of("main"), plan.results.metric
-        names = _arm_names(rows)
+        names = arm_names(rows)
         rivals = [arm.name for arm in plan.of_kind("rival") if arm.name in names]
         pairs: list[tuple[str, str]] = []
         for name in names:
@@ -305,13 +310,13 @@ class Tables:
             "seeds by device (CPU s a run)",
         )
         lines: list[tuple[str, ...]] = []
-        for name in _arm_names(rows):
+        for name in arm_names(rows):
             values = list(metric_by_seed(rows, name, split, metric, scale).values())
             cells = [name, str(len(values)), spread(values).shown(scale.digits)]
             for rival in (baseline, equal_compute(plan, rows, name)):
-                cells.append(_difference(rows, name, rival, split, metric, scale))
+                cells.append(shown_difference(rows, name, rival, split, metric, scale))
             mine = [row for row in rows if row["arm"] == name]
-            lines.append((*cells, _devices(mine)))
+            lines.append((*cells, seeds_by_device(mine)))
         return Table("", columns, tuple(lines))
 
     def superseded(self) -> str:
@@ -334,7 +339,7 @@ class Tables:
         if pending:
             text += f" Stages that depend on results that do not exist yet: {', '.join(pending)}."
         if failed:
-            text += f"\n\nWithout a result: {_reasons(failed)}"
+            text += f"\n\nWithout a result: {reasons(failed)}"
         return text
 
     # -------------------------------------------------------------------------------------- rows
@@ -362,92 +367,3 @@ def _is_superseded(row: Row, chosen: Mapping[str, int | None]) -> bool:
         return False
     trial = chosen[row["arm"]]
     return trial is not None and trial != row["trial"]
-
-
-# ----------------------------------------------------------------------------------- rows and cells
-
-
-def metric_by_seed(
-    rows: Sequence[Row], arm: str, split: str, metric: str, scale: Scale
-) -> dict[int, float]:
-    """Return seed -> scaled metric, for the rows of an arm that have the metric."""
-    mine = [row for row in rows if row["arm"] == arm and metric in row.get(split, {})]
-    return {row["seed"]: scale.factor * row[split][metric] for row in mine}
-
-
-def _reasons(failed: Mapping[str, str]) -> str:
-    """Return which runs have no result, with each reason once."""
-    by_reason: dict[str, list[str]] = {}
-    for name, why in failed.items():
-        by_reason.setdefault(" ".join(why.split()), []).append(name)
-    return "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items())
-
-
-def _arm_names(rows: Sequence[Row]) -> list[str]:
-    """Return each arm once, in the order of the rows."""
-    return list(dict.fromkeys(row["arm"] for row in rows))
-
-
-def _forwards(rows: Sequence[Row], arm: str) -> float:
-    """Return the mean number of images that a run of the arm encoded; nan without a row."""
-    encoded = [row["encoded"] for row in rows if row["arm"] == arm and "failed" not in row]
-    return sum(encoded) / len(encoded) if encoded else math.nan
-
-
-def equal_compute(plan: Plan, rows: Sequence[Row], name: str) -> str | None:
-    """Return the arm to compare `name` with at an equal number of encoder forwards.
-
-    It is the baseline, or if `name` encodes more images, the baseline with more steps or the best
-    arm of `equal_compute`. It is None for the baseline and for those arms themselves.
-    """
-    study = plan.definition
-    longer = [arm.name for arm in plan.longer()]
-    if name in (study.baseline, *study.equal_compute_arms, *longer):
-        return None
-    if not _forwards(rows, name) >= SAME_COMPUTE * _forwards(rows, study.baseline):
-        return study.baseline
-    if study.equal_compute is True:
-        wanted = study.arms[study.baseline].longer(plan.compute(name)).name
-        return wanted if wanted in longer else None
-    return next((arm.name for arm in plan.role("@equal_compute")), None)
-
-
-def _difference(
-    rows: Sequence[Row], name: str, rival: str | None, split: str, metric: str, scale: Scale
-) -> str:
-    """Return the paired difference; empty without a rival or without common seeds."""
-    if rival is None or rival == name:
-        return ""
-    mine = metric_by_seed(rows, name, split, metric, scale)
-    other = metric_by_seed(rows, rival, split, metric, scale)
-    found = paired(mine, other)
-    return found.signed(scale.digits) if found else ""
-
-
-def _verdict(found: Comparison, digits: int) -> tuple[str, ...]:
-    p = "" if found.p_holm is None else f"{found.p_holm:.3f}"
-    if p == "0.000":
-        p = "< 0.001"
-    signed = found.signed(digits) if found.difference.n else ""
-    return (found.arm, found.baseline, str(found.difference.n), signed, p, found.text)
-
-
-def _number(value: float, scale: Scale) -> str:
-    return f"{scale.factor * value:.{scale.digits}f}" if math.isfinite(value) else "diverged"
-
-
-def _devices(rows: Sequence[Row]) -> str:
-    """Return for each device its seeds and the mean CPU seconds of a run.
-
-    Devices differ in rounding, so metrics differ slightly, and in speed.
-    """
-    by_device: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: row["seed"]):
-        device = row["device"].removeprefix("x86_64 ").removeprefix("NVIDIA ")
-        by_device.setdefault(device, []).append(row)
-    cells: list[str] = []
-    for device, found in by_device.items():
-        seeds = ", ".join(str(row["seed"]) for row in found)
-        cpu_s = sum(row["cpu_s"] for row in found) / len(found)
-        cells.append(f"{device}: {seeds} ({cpu_s:.0f})")
-    return "; ".join(cells)

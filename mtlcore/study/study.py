@@ -22,11 +22,12 @@ from .definition import Definition
 from .held_out import HeldOut
 from .jobs import run_in_processes
 from .page import study_page
-from .plan import Plan, Run, key_of, name_of
+from .plan import Plan
 from .plots import require_suffix
 from .read import read, read_tables
 from .remaining import Remaining, no_longer_count, remaining
 from .report import Report, Tables, report
+from .results import Run, key_of, name_of
 from .statistics import spread
 from .working import Say, Work
 from .workspace import Workspace

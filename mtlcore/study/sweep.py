@@ -30,7 +30,7 @@ from ..files import finite, to_json, write_atomically, write_errors_as_mtl_error
 from .axes import Axis, arm_name, as_options, values_of
 from .checks import prepared
 from .definition import Arm, Definition
-from .plan import Row, key_of, metric_in, name_of
+from .results import Row, key_of, metric_in, name_of
 from .statistics import Comparison, compare_arms
 from .study import Study
 

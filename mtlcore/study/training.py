@@ -33,7 +33,7 @@ from ..training.result import Result
 from ..training.stop import Interrupted
 from ..training.trainer import train
 from .identity import device, fingerprint, weights_hash, without_folders
-from .plan import Row, Run
+from .results import Row, Run
 from .workspace import Workspace
 
 FORMAT = 3

@@ -11,7 +11,8 @@ from attrs import Factory, define
 from ..callbacks.progress import ProgressReporter
 from ..errors import MtlError
 from ..training.stop import Interrupted
-from .plan import Plan, Row, Run
+from .plan import Plan
+from .results import Row, Run
 from .training import Trainee
 from .workspace import Workspace
 

@@ -23,7 +23,8 @@ from ..errors import MtlError
 from ..files import exists, read_file, write_errors_as_mtl_error
 from .definition import Definition
 from .identity import settings_hash
-from .plan import Key, Plan, Results, Row, Run, key_of, name_of
+from .plan import Plan
+from .results import Key, Results, Row, Run, key_of, name_of
 
 
 class Site:

@@ -8,7 +8,7 @@ import pytest
 from report_toys import CONFIG, page_of
 
 from mtlcore.cli import main
-from mtlcore.study.plan import key_of
+from mtlcore.study.results import key_of
 from mtlcore.study.study import Study
 from mtlcore.study.workspace import append_line
 

@@ -12,9 +12,10 @@ import mtlcore
 from mtlcore import MtlError
 from mtlcore.study.again import differences
 from mtlcore.study.new import new_study
-from mtlcore.study.plan import Plan, Results
+from mtlcore.study.plan import Plan
 from mtlcore.study.read import read
 from mtlcore.study.report import report
+from mtlcore.study.results import Results
 from mtlcore.study.study import SecondReadWarning, Study
 
 CONFIG = PLUGIN + dots_run(steps=3)

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import MtlError
 from ...training.stop import Interrupted
-from ..plan import Run
+from ..results import Run
 from ..study import Study, selected
 from ..working import Say
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from ...callbacks.progress import ProgressReporter
 from ...errors import MtlError, first_few
 from ...files import write_atomically, write_errors_as_mtl_error
-from ..plan import key_of, name_of
+from ..results import key_of, name_of
 from ..study import Study, selected
 from ..working import Say, Work
 from ..workspace import Workspace

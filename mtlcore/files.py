@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import stat
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,6 +158,11 @@ def text_encoding(head: bytes) -> str:
     return "utf-8"
 
 
+def decoded(data: bytes) -> str:
+    """Decode a text that a user wrote: UTF-8 or UTF-16. Raises UnicodeDecodeError on any other."""
+    return data.decode(text_encoding(data))
+
+
 @contextmanager
 def write_errors_as_mtl_error(
     path: Path, note: str = "", temporary: Path | None = None
@@ -177,8 +183,11 @@ def write_errors_as_mtl_error(
 
 
 def write_atomically(file: Path, data: bytes | memoryview) -> None:
-    """Write a file under a temporary name, flush it to disk, and rename it."""
-    temporary = file.with_name(file.name + ".tmp")
+    """Write a file under a temporary name, flush it to disk, and rename it.
+
+    Several processes may write the same file: each has a temporary name of its own.
+    """
+    temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with temporary.open("wb") as out:
             out.write(data)

@@ -201,7 +201,8 @@ class Run:
         `mtlcore.load_package` reads it without the run and its data.
 
         checkpoint: "last" (the one to report), or "best" (on validation).
-        evaluation: its metrics appear in the model card (default: the recorded validation metrics).
+        evaluation: its metrics appear in the model card (default: those of validation
+            that the run logged at the step of the checkpoint).
         license_name: license of the package, for the model card.
         study: a Markdown file for the card, such as a study's table with controls and intervals.
         onnx: also write model.onnx, checked as `export` does.

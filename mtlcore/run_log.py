@@ -89,6 +89,20 @@ class RunLog:
                 rows.append(self._row(len(lines) + 1, last))
         return rows
 
+    def validation_at(self, step: int) -> dict[str, float]:
+        """Return the validation metrics that were logged at a step; empty if there are none."""
+        prefix = "validation/"
+        found: dict[str, float] = {}
+        for row in self.rows():
+            if row.get("step") == step:
+                # A run that is resumed at its last step measures again.
+                found |= {
+                    name.removeprefix(prefix): value
+                    for name, value in row.items()
+                    if name.startswith(prefix)
+                }
+        return found
+
     def _row(self, number: int, line: bytes) -> JsonObject:
         try:
             row = json.loads(line)

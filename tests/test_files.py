@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from mtlcore.config import load
 from mtlcore.data.csv_table import Csv
 from mtlcore.data.folder import ImageFolder
 from mtlcore.deployment.export import refuse_existing
-from mtlcore.files import read_file, text_encoding
+from mtlcore.files import read_file, text_encoding, write_atomically
 from mtlcore.registry.plugin_file import PluginFile
 from mtlcore.runs import RunFolder
 
@@ -92,3 +93,17 @@ def test_a_configuration_may_have_a_byte_order_mark_or_be_utf_16(encoding, tmp_p
 
 def test_text_with_few_null_bytes_and_no_text_are_utf_8():
     assert text_encoding(b"") == text_encoding(b"path,a\n1.png,b\0c\n" * 9) == "utf-8"
+
+
+def test_several_writers_of_one_file_do_not_disturb_each_other(tmp_path):
+    file = tmp_path / "table.md"
+    texts = [str(i).encode() * 5000 for i in range(8)]
+
+    def write(text: bytes) -> None:
+        for _ in range(10):
+            write_atomically(file, text)
+            assert file.read_bytes() in texts
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, texts))
+    assert list(tmp_path.iterdir()) == [file]

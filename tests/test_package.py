@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -87,6 +89,19 @@ def test_the_card_shows_an_evaluation_with_its_counts_and_licenses(
     assert f"On the split test of dots. Labeled images: {n:,} for quarter." in card
     assert f"| quarter/accuracy | {evaluation.metrics['quarter/accuracy']:.4f} |" in card
     assert "| dots | dots | 100 % | CC0-1.0 |" in card
+
+
+def test_the_card_shows_the_validation_metrics_of_its_weights(trained: Run, tmp_path: Path) -> None:
+    def card(name: str, which: Literal["last", "best"]) -> str:
+        package = Run(tmp_path / "run").package(tmp_path / name, checkpoint=which)
+        return (package / "README.md").read_text()
+
+    shutil.copytree(trained.path, tmp_path / "run")
+    log = tmp_path / "run" / "metrics.jsonl"
+    log.write_text('{"step": 3, "validation/quarter/accuracy": 0.1234}\n')
+    assert "| quarter/accuracy | 0.1234 |" in card("a", "best")
+    log.write_text('{"step": 2, "validation/quarter/accuracy": 0.1234}\n')
+    assert "The run measured none at the step of these weights." in card("b", "last")
 
 
 def test_the_card_installs_each_package_and_names_plugin_files() -> None:

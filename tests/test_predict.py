@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -423,6 +424,20 @@ def test_a_page_of_many_regions_and_tiny_or_oblong_images_can_be_drawn(run: Run)
 def test_a_wrong_command_is_one_message(run: Run, words: list[str], message: str, capsys) -> None:
     assert main(["predict", str(run.path), *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_sources_are_not_overwritten(run: Run, photos: Path, tmp_path: Path, capsys) -> None:
+    for name in ("00.png", "01.png"):
+        shutil.copy(photos / name, tmp_path)
+    table = tmp_path / "list.csv"
+    table.write_text("path\n00.png\n01.png\n")
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    predict = ["predict", str(run.path), "--device", "cpu"]
+    assert main([*predict, str(table), "--csv", str(table)]) == 2
+    assert "list.csv is a source, and would be overwritten" in capsys.readouterr().err
+    assert main([*predict, str(tmp_path), "--draw", str(tmp_path)]) == 2
+    assert "such files: choose another folder" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 # ----------------------------------------------------------------------------------------- videos

@@ -109,6 +109,8 @@ def _write_predictions(
     from ..prediction.tables import csv_table, parquet_table
 
     total = count_of(source)
+    for out in (csv, parquet):
+        _require_no_source(out, source)
     prints = json or (csv is None and parquet is None)
     number = failed = 0
     with ExitStack() as stack:
@@ -133,6 +135,12 @@ def _write_predictions(
             if total is not None:
                 bars.progress("images", done, total)
     return number, failed
+
+
+def _require_no_source(out: Path | None, source: Sequence[str]) -> None:
+    """Raise MtlError if a table to write is one of the sources."""
+    if out is not None and any(out.resolve() == Path(name).resolve() for name in source):
+        raise MtlError(f"{out} is a source, and would be overwritten: choose another name")
 
 
 def _print(prediction: Prediction, json: bool) -> None:
@@ -184,6 +192,11 @@ class _Pages:
         if drawn is None:
             return
         prediction = image.regions[0].prediction
+        if prediction.file and Path(prediction.file).resolve().parent == self.folder.resolve():
+            raise MtlError(
+                f"--draw {self.folder} holds {prediction.file}, and the drawn images would replace "
+                "such files: choose another folder"
+            )
         name = Path(prediction.file).stem or "image"
         if prediction.frame is not None:
             name += f"-frame{prediction.frame:06d}"

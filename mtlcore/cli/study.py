@@ -110,6 +110,17 @@ def run(
     ]
     if len(asked) > 1:
         raise MtlError(f"{' and '.join(asked)}: choose one of them")
+    unused = [
+        name
+        for name, given in (
+            ("--jobs", jobs != 1),
+            ("--launcher", launcher != "local"),
+            ("--arms", arms and not list_),
+        )
+        if given
+    ]
+    if asked and unused:
+        raise MtlError(f"{' and '.join(unused)}: {asked[0]} does not use it: remove it")
     if launcher == "local" and (gpus is not None or cpus != 1):
         raise MtlError("--cpus and --gpus are for --launcher ray: add it, or remove them")
     if launcher == "ray" and jobs != 1:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import MtlError
-from ..files import read_file, require_there, text_encoding
+from ..files import decoded, read_file, require_there
 from ..registry.catalog import Catalog
 from .experiment import Experiment
 from .overrides import DEEPEST, Override, Overrides, Table, apply, read_toml
@@ -68,7 +68,7 @@ def _read_toml(file: Path) -> Table:
     require_there(file)
     try:
         data = read_file(file)
-        return read_toml(data.decode(text_encoding(data)))
+        return read_toml(decoded(data))
     except OSError as error:
         raise MtlError(f"{file} can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

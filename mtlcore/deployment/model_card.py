@@ -24,14 +24,15 @@ def model_card(
     config: Mapping[str, Any],
     preprocessor: Mapping[str, Any],
     provenance: Mapping[str, Any],
-    evaluation: Evaluation | None,
+    measured: Evaluation | Mapping[str, float],
     license_name: str,
     study: str = "",
 ) -> str:
     """Return the text of a model card.
 
     config, preprocessor: the contents of the package's files. provenance: run.json.
-    evaluation: metrics for the card; None: those of validation that the run recorded.
+    measured: metrics for the card: an evaluation, or those of validation that the run logged at the
+        step of these weights; empty if it logged none.
     license_name: of the package; "" if it is not stated.
     study: Markdown of a study of this training, such as its table with controls and intervals.
     """
@@ -40,7 +41,7 @@ def model_card(
         _summary(config, preprocessor),
         _usage(config),
         _data(config),
-        _metrics(config, provenance, evaluation),
+        _metrics(config, provenance, measured),
         *([f"## Study\n\n{study.strip()}"] if study.strip() else []),
         "## Intended use and limits\n\n" + LIMITS,
         _origin(config, provenance),
@@ -120,16 +121,20 @@ def _data(config: Mapping[str, Any]) -> str:
 
 
 def _metrics(
-    config: Mapping[str, Any], provenance: Mapping[str, Any], evaluation: Evaluation | None
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    measured: Evaluation | Mapping[str, float],
 ) -> str:
-    if evaluation is not None:
-        counts = ", ".join(f"{n:,} for {label}" for label, n in evaluation.n.items())
-        title = f"On the split {evaluation.split} of {evaluation.data}. Labeled images: {counts}."
-        metrics: Mapping[str, float] = evaluation.metrics
-    else:
+    if isinstance(measured, Evaluation):
+        counts = ", ".join(f"{n:,} for {label}" for label, n in measured.n.items())
+        title = f"On the split {measured.split} of {measured.data}. Labeled images: {counts}."
+        metrics: Mapping[str, float] = measured.metrics
+    elif measured:
         n = provenance.get("samples", {}).get("validation", 0)
         title = f"On the {n:,} validation images. They also guided choices during training."
-        metrics = provenance.get("validation", {})
+        metrics = measured
+    else:
+        return "## Metrics\n\nThe run measured none at the step of these weights."
     of_all = {name: value for name, value in metrics.items() if not name.endswith("]")}
     lines = ["## Metrics", "", title, "", "| metric | value |", "|---|---|"]
     lines += [f"| {name} | {value:.4f} |" for name, value in of_all.items()]

@@ -80,7 +80,8 @@ def write_package(
     """Write the model of a run to the new folder `out`.
 
     which: the checkpoint, "last" or "best".
-    evaluation: its metrics appear in the model card. Default: the recorded validation metrics.
+    evaluation: its metrics appear in the model card. Default: the validation metrics that the run
+        logged at the step of the checkpoint.
     license_name: the license of the package, for the front matter of the card.
     study: a Markdown file for the card, such as a study's table with controls and intervals.
     onnx: also write model.onnx, checked against the run as `Run.export` does.
@@ -100,7 +101,8 @@ def write_package(
     config = _config(folder, experiment, checkpoint.step, weights)
     preprocessor = _preprocessor(experiment)
     provenance, text = folder.provenance(), _text_of(study)
-    card = model_card(config, preprocessor, provenance, evaluation, license_name, text)
+    measured = folder.log.validation_at(checkpoint.step) if evaluation is None else evaluation
+    card = model_card(config, preprocessor, provenance, measured, license_name, text)
 
     temporary = out.with_name(f".{out.name}.tmp")
     with write_errors_as_mtl_error(out, temporary=temporary):

@@ -89,16 +89,10 @@ def affinity_study(
         raise MtlError(
             f"{config} has no [pretext.<label>]: name some, such as --pretexts puzzling,rotation"
         )
-    earlier = _earlier(file)
-    file.unlink(missing_ok=True)
-    try:
-        vary = [f"pretext={','.join(names)}"]
-        new_study(config, vary, file, seeds=seeds, plugins=plugins, equal_compute=False)
-    except MtlError:
-        if earlier:
-            file.write_bytes(earlier)
-        raise
-    file.write_text(MARK + file.read_text(encoding="utf-8"), encoding="utf-8")
+    if exists(file) and not read_file(file).startswith(MARK.encode()):
+        raise MtlError(f"{file} was not written by `mtl affinity`: choose another --out")
+    vary = [f"pretext={','.join(names)}"]
+    new_study(config, vary, file, seeds=seeds, plugins=plugins, equal_compute=False, mark=MARK)
     return Study.load(file)
 
 
@@ -147,13 +141,3 @@ def _resolved(study: Study) -> Experiment:
         if (folder / "config.toml").exists():
             return RunFolder.open(folder).experiment()
     raise MtlError(f"{study.folder}: no run has ended: there is nothing to compare yet")
-
-
-def _earlier(file: Path) -> bytes:
-    """Return the study that this command wrote before; nothing if there is none."""
-    if not exists(file):
-        return b""
-    text = read_file(file)
-    if not text.startswith(MARK.encode()):
-        raise MtlError(f"{file} was not written by `mtl affinity`: choose another --out")
-    return text

@@ -24,7 +24,7 @@ from ..runs import RunFolder
 from .identity import definition_hash
 from .plan import Plan
 from .results import Key, Results, Row, Run, key_of
-from .training import measured
+from .training import measured, weights_of
 from .workspace import Workspace, append_line, json_lines
 
 
@@ -89,12 +89,11 @@ class HeldOut:
 
     def _evaluate(self, plan: Plan, run: Run) -> None:
         row = plan.results.by_key[run.key]
-        if "test" in row or any(
-            _is_of(line, row) for line in _lines(self.metrics, "key", "weights", "test")
-        ):
+        if "test" in row or self._line(plan, row):
             return
         folder = self.workspace.work / run.name
-        line: Row = {"key": list(run.key), "weights": row["weights"]}
+        _require_weights(folder, row)
+        line: Row = {"key": list(run.key), "split": run.split, "weights": row["weights"]}
         line["test"] = measured(folder, run.split, "last")
         opened = RunFolder.open(folder)
         best = opened.checkpoint("best")
@@ -105,15 +104,21 @@ class HeldOut:
         append_line(self.metrics, line)
 
     def _with_tests(self, plan: Plan, keys: Collection[Key]) -> Plan:
-        rows = [self._with_test(row) if key_of(row) in keys else row for row in plan.results.rows]
+        rows = [
+            {**row, **self._tests(plan, row)} if key_of(row) in keys else row
+            for row in plan.results.rows
+        ]
         return Plan(plan.definition, Results(rows, plan.definition))
 
-    def _with_test(self, row: Row) -> Row:
-        found = next(
-            (line for line in _lines(self.metrics, "key", "weights", "test") if _is_of(line, row)),
-            {},
-        )
-        return {**row, **{key: value for key, value in found.items() if key.startswith("test")}}
+    def _tests(self, plan: Plan, row: Row) -> Row:
+        found = self._line(plan, row)
+        return {key: value for key, value in found.items() if key.startswith("test")}
+
+    def _line(self, plan: Plan, row: Row) -> Row:
+        """Return the test metrics of a row; empty if they were not read yet."""
+        split = plan.run(key_of(row)).split
+        lines = _lines(self.metrics, "key", "weights", "test")
+        return next((line for line in lines if _is_of(line, row, split)), {})
 
 
 def _evaluated(plan: Plan, arms: Sequence[str]) -> list[Run]:
@@ -130,13 +135,32 @@ def _evaluated(plan: Plan, arms: Sequence[str]) -> list[Run]:
 
 def _choice(plan: Plan, runs: Sequence[Run]) -> Row:
     """Return what was chosen to be read: arms, trials, seeds, and all that they set."""
-    made = [(*run.key, plan.results.by_key[run.key].get("settings", "")) for run in runs]
+    made = [
+        (*run.key, plan.results.by_key[run.key].get("settings", ""), *_other_split(run))
+        for run in runs
+    ]
     return {
         "choice": definition_hash({"runs": sorted(map(list, made))}),
         "arms": {run.arm.name: run.trial for run in runs},
         "seeds": sorted({run.seed for run in runs}),
         "runs": len(runs),
     }
+
+
+def _other_split(run: Run) -> tuple[str, ...]:
+    return () if run.split == "test" else (run.split,)
+
+
+def _require_weights(folder: Path, row: Row) -> None:
+    """Raise MtlError if a run folder has other weights than those of the row."""
+    found = weights_of(folder)
+    if found != row["weights"]:
+        raise MtlError(
+            f"{folder} has the weights {found}, but the row of this run has {row['weights']}: it "
+            f"was trained again after the study was edited. If {folder.name}.old-1 (or -2, ...) is "
+            "the run of the row, rename it back; otherwise remove the row from runs.jsonl, and "
+            "`mtl study run` reads the run folder again"
+        )
 
 
 def _who() -> Row:
@@ -148,8 +172,9 @@ def _who() -> Row:
     return {"date": now.isoformat(timespec="seconds"), "user": user, "host": socket.gethostname()}
 
 
-def _is_of(line: Row, row: Row) -> bool:
-    return tuple(line["key"]) == key_of(row) and line["weights"] == row.get("weights")
+def _is_of(line: Row, row: Row, split: str) -> bool:
+    found = tuple(line["key"]), line["weights"], line.get("split", "test")
+    return found == (key_of(row), row.get("weights"), split)
 
 
 def _lines(file: Path, *needed: str) -> list[Row]:

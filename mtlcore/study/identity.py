@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..config.overrides import Table, apply, plain, read_toml
 from ..config.same import FREE_DATA
-from ..files import read_file, text_encoding
+from ..files import decoded, read_file
 
 LENGTH = 16  # hexadecimal digits of a hash
 
@@ -74,7 +74,7 @@ def settings_hash(config: Path, overrides: Sequence[str], plugins: Sequence[str]
 @cache
 def _tables(data: bytes) -> Table:
     """Read a TOML text once: a study asks for it with the settings of each row."""
-    return read_toml(data.decode(text_encoding(data)))
+    return read_toml(decoded(data))
 
 
 def _plugin_hash(file: Path) -> str:

@@ -14,7 +14,7 @@ from ..config import load
 from ..config.experiment import Experiment
 from ..config.overrides import read_toml
 from ..errors import MtlError
-from ..files import exists, read_file, text_encoding, write_atomically, write_errors_as_mtl_error
+from ..files import decoded, exists, read_file, write_atomically, write_errors_as_mtl_error
 from ..registry.lookup import catalog_with
 from .axes import Axis, legal
 from .checks import prepared
@@ -42,6 +42,7 @@ def new_study(
     seeds: int = 3,
     plugins: Sequence[Path] = (),
     equal_compute: bool = True,
+    mark: str = "",
 ) -> Definition:
     """Write a study file, and return the study as it is read again.
 
@@ -51,10 +52,11 @@ def new_study(
     tune: "KEY=V1,V2", values to tune for each arm; of several, every combination is a trial.
     equal_compute: also run the baseline at the compute of each pretext.
     seeds: their number: 0, 1, 2, ...
+    mark: the first line of the file. An earlier file that begins with it is replaced.
 
     Raises MtlError with all problems of the study; then no file is written.
     """
-    if exists(file):
+    if exists(file) and not (mark and read_file(file).startswith(mark.encode())):
         raise MtlError(f"{file} exists already: choose another --out, or edit it")
     if not vary:
         raise MtlError("a study needs --vary, such as --vary pretext=puzzling,rotation")
@@ -72,7 +74,7 @@ def new_study(
     temporary = file.with_name(f".{file.name}.new")
     with write_errors_as_mtl_error(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(temporary, text.encode())
+        write_atomically(temporary, (mark + text).encode())
     try:
         study = prepared(read(temporary))
         with write_errors_as_mtl_error(file):
@@ -112,10 +114,14 @@ def _pretexts(names: Sequence[str], base: Experiment, config: Path) -> list[Leve
     tables = read_toml(_read(config)).get("pretext", {})
     off = {label: f"pretext.{label}.weight=0" for label in tables}
     levels = [Level("supervised", tuple(off[label] for label in base.pretexts))]
+    # All pretexts read the same images, or their comparison would be one of images.
+    samples = {entry.samples for entry in base.pretexts.values()}
     for name in names:
         label = _word(name)
         others = [off[other] for other in base.pretexts if other != label]
         on = [] if label in base.pretexts else [f"pretext.{label}.weight=1.0"]
+        if label not in tables and samples == {"unlabeled"}:
+            on.append(f'pretext.{label}.samples="unlabeled"')
         if label != name and label not in tables:
             on.insert(0, f'pretext.{label}.name="{name}"')
         levels.append(Level(label, (*others, *on)))
@@ -123,8 +129,7 @@ def _pretexts(names: Sequence[str], base: Experiment, config: Path) -> list[Leve
 
 
 def _read(config: Path) -> str:
-    data = read_file(config)
-    return data.decode(text_encoding(data))
+    return decoded(read_file(config))
 
 
 def _word(name: str) -> str:

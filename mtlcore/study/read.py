@@ -15,7 +15,7 @@ from ..config.overrides import Table, read_toml
 from ..config.problems import explain
 from ..config.strict import converter
 from ..errors import MtlError, nearest
-from ..files import exists, read_file, text_encoding
+from ..files import decoded, exists, read_file
 from .definition import Definition
 from .plan import ROLES, STAGES, Plan
 from .results import Results
@@ -91,7 +91,7 @@ def _extended(file: Path, below: tuple[Path, ...]) -> Table:
 def _toml(file: Path) -> Table:
     try:
         data = read_file(file)
-        return read_toml(data.decode(text_encoding(data)))
+        return read_toml(decoded(data))
     except OSError as error:
         raise MtlError(
             f"{file} can't be read: {error.strerror or error}; "

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Sequence
 
 from attrs import frozen
 
+from ..config.experiment import Input
+from ..config.overrides import apply, read_toml
+from ..files import decoded, read_file
 from .plan import Plan
 from .results import Row, Run, key_of, name_of
 from .workspace import Rows, Stale
@@ -126,8 +128,10 @@ def _views(plan: Plan, row: Row) -> int:
 
 def _encoded(plan: Plan, run: Run) -> float:
     """Estimate the number of encoded images. Pre-training counts as the arm's `views`, too."""
-    base = tomllib.loads(plan.definition.base(run.config).read_text(encoding="utf-8"))
-    return float(run.steps * base["input"]["batch_size"] * run.arm.views)
+    tables = read_toml(decoded(read_file(plan.definition.base(run.config))))
+    apply(tables, [*run.overrides, *plan.definition.settings])
+    batch_size = int(tables.get("input", {}).get("batch_size", Input().batch_size))
+    return float(run.steps * batch_size * run.arm.views)
 
 
 def _seconds(cpu_s: float) -> str:

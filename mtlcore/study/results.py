@@ -12,6 +12,7 @@ from typing import Any
 
 from attrs import frozen
 
+from ..errors import MtlError
 from .definition import Arm, Definition
 
 Row = dict[str, Any]
@@ -75,13 +76,25 @@ class Results:
         return self.definition.metric or next(named, "")
 
     def higher_is_better(self, stage: str = "main") -> bool:
-        """The direction of the metric of a stage, from its rows."""
+        """The direction of the metric of a stage, from its rows.
+
+        Raises MtlError if the study was edited, and now names a metric whose direction no row has.
+        """
         of_extra = any(extra.name == stage for extra in self.definition.extras)
         if self.definition.higher_is_better is not None and not of_extra:
             return self.definition.higher_is_better
-        for row in self.rows:
-            if (row["stage"] == stage or not of_extra) and "higher_is_better" in row:
+        stages = (stage,) if of_extra else ("tune", "main")
+        metric = self.definition.metric_of(stage)
+        known = [row for row in self.rows if row["stage"] in stages and "higher_is_better" in row]
+        for row in known:
+            if metric is None or row.get("metric", metric) == metric:
                 return bool(row["higher_is_better"])
+        if known:
+            other = "give the extra a new name" if of_extra else "set higher_is_better, too"
+            raise MtlError(
+                f"metric = {metric!r}: the rows were made for {known[0]['metric']!r}, and do not "
+                f"say whether more is better: {other}, or restore the metric"
+            )
         # Rows without the field are of committed studies. An extra with its own scale, such as
         # degrees, reports an error.
         extra = next((e for e in self.definition.extras if e.name == stage), None)

@@ -219,11 +219,11 @@ class _Test:
 
 
 def _test(pair: Pair) -> _Test:
-    seeds = sorted(pair.mine.keys() & pair.other.keys())
-    failed = [s for s in seeds if not math.isfinite(pair.mine[s] - pair.other[s])]
-    used = [seed for seed in seeds if seed not in failed]
+    sides = pair.mine, pair.other
+    failed = sorted({s for side in sides for s, value in side.items() if not math.isfinite(value)})
+    used = sorted(pair.mine.keys() & pair.other.keys() - set(failed))
     difference = spread([pair.mine[seed] - pair.other[seed] for seed in used])
-    largest = max((abs(x[s]) for x in (pair.mine, pair.other) for s in used), default=0.0)
+    largest = max((abs(x[s]) for x in sides for s in used), default=0.0)
     reason = _why_not(difference, failed, largest)
     if reason or difference.sd is None:
         return _Test(pair, difference, None, reason)

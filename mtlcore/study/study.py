@@ -14,7 +14,7 @@ from ..callbacks.progress import ProgressReporter
 from ..config.load import Where
 from ..config.same import changed_keys
 from ..errors import MtlError
-from ..files import is_folder, write_atomically, write_errors_as_mtl_error
+from ..files import decoded, is_folder, read_file, write_atomically, write_errors_as_mtl_error
 from ..report.html import require_html, write_page
 from .again import Repeated, again
 from .checks import prepared
@@ -107,7 +107,7 @@ class Study:
         """Train as `run` does, without the tables. Return arm -> why its run failed."""
         if jobs < 1:
             raise MtlError(f"jobs = {jobs}: expected a number of processes, 1 or more")
-        self._known(arms)
+        self.require_arms(arms)
         self.save_copy(say)
         if jobs > 1:
             run_in_processes(self._command(arms), jobs)
@@ -157,7 +157,7 @@ class Study:
         file = Path(path)
         require_html(file)
         spread([0.0, 1.0])  # raises where scipy is missing
-        text = None if self.file is None else self.file.read_text(encoding="utf-8")
+        text = None if self.file is None else decoded(read_file(self.file))
         left = self.plan()
         write_page(study_page(self.known(), left, self._shown(), self.folder, text), file)
         return file
@@ -178,9 +178,11 @@ class Study:
     def _shown(self) -> str:
         return f"mtl study run {self.file.name}" if self.file else self.definition.name
 
-    def _known(self, arms: Sequence[str]) -> None:
+    def require_arms(self, arms: Sequence[str]) -> None:
+        """Raise MtlError if the study has no arm with one of these names."""
+        plan = self.workspace.plan()
         for name in arms:
-            self.workspace.plan().arm(name)  # raises on an unknown arm
+            plan.arm(name)
 
     def _command(self, arms: Sequence[str]) -> list[str]:
         if self.file is None:
@@ -212,7 +214,7 @@ class Study:
         """Return what differs from the saved copy, and which rows no longer count."""
         assert self.file is not None
         try:
-            before = tomllib.loads(copy.read_text(encoding="utf-8"))
+            before = tomllib.loads(decoded(copy.read_bytes()))
         except (OSError, ValueError):
             before = {}
         changes = changed_keys(read_tables(self.file), before, "before", "now", resumable=True)

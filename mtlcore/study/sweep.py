@@ -30,6 +30,7 @@ from ..files import finite, to_json, write_atomically, write_errors_as_mtl_error
 from .axes import Axis, arm_name, as_options, values_of
 from .checks import prepared
 from .definition import Arm, Definition
+from .identity import fingerprint
 from .results import Row, key_of, metric_in, name_of
 from .statistics import Comparison, compare_arms
 from .study import Study
@@ -243,6 +244,11 @@ def _chosen_toml(study: Study, found: Outcome, chosen: Setting) -> str:
     The paths of one-file plugins are relative to the sweep's folder, where the file is written.
     """
     run = study.workspace.work / name_of(key_of(chosen.rows[0]))
+    if fingerprint(run / "config.toml") != chosen.rows[0]["fingerprint"]:
+        raise MtlError(
+            f"{run} has other settings than its row in {study.workspace.file}: it was trained "
+            "again after the sweep was edited: restore its folder, or remove the row"
+        )
     experiment = load(run / "config.toml")
     folder = study.folder.absolute()
     plugins = tuple(os.path.relpath(plugin, folder) for plugin in experiment.plugins)

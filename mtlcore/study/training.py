@@ -9,6 +9,7 @@ import datetime
 import math
 import re
 import tomllib
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ..config.same import changed_keys
 from ..errors import MtlError, nearest
 from ..evaluation.best import best_by, directions
 from ..evaluation.evaluate import evaluate
-from ..files import write_errors_as_mtl_error
+from ..files import write_atomically, write_errors_as_mtl_error
 from ..model.views import NoTargetError
 from ..runs import RunFolder
 from ..training.one_at_a_time import only_training
@@ -34,7 +35,7 @@ from ..training.stop import Interrupted
 from ..training.trainer import train
 from .identity import device, fingerprint, weights_hash, without_folders
 from .results import Row, Run
-from .workspace import Workspace
+from .workspace import Workspace, set_aside
 
 FORMAT = 3
 """Of rows that are written now; benchmarks/hmtl/old_keys.py reads the older ones."""
@@ -42,10 +43,14 @@ FORMAT = 3
 
 @frozen
 class Trainee:
-    """Trains the runs of a study. reporter: shows their progress."""
+    """Trains the runs of a study.
+
+    reporter: shows their progress. say: shows a line to the user.
+    """
 
     workspace: Workspace
     reporter: ProgressReporter | None = None
+    say: Callable[[str], object] = print
 
     def train_and_record(self, run: Run) -> Row:
         """Train or resume a run, append its row to the file, and return the row.
@@ -78,7 +83,8 @@ class Trainee:
         init_from = self._pretrain(run)
         steps = run.steps - _pretraining_steps(run)
         overrides = (*run.overrides, *init_from, f"train.steps={steps}")
-        result = self._train_part(run, overrides, self._folder(run))
+        experiment, out = experiment_of(self.workspace, run, overrides), self._folder(run)
+        result = self._train_part(experiment, out, self._resumes(experiment, out))
         return self._row(run, result) | code
 
     def _folder(self, run: Run) -> Path:
@@ -94,16 +100,15 @@ class Trainee:
             return ()
         out = self.workspace.work / f"{run.name}-pretraining"
         overrides = (*run.overrides, *pretraining.set, f"train.steps={_pretraining_steps(run)}")
-        self._train_part(run, overrides, out, supervised=False)
+        experiment = evolve(experiment_of(self.workspace, run, overrides), tasks={})
+        resume = self._resumes(experiment, out)
+        second = self._folder(run)
+        if not resume and second.exists():  # it started from other weights
+            self._set_aside(second, "its pre-training")
+        self._train_part(experiment, out, resume)
         return (f'train.init_from="{out}"',)
 
-    def _train_part(
-        self, run: Run, overrides: tuple[str, ...], out: Path, supervised: bool = True
-    ) -> Result:
-        experiment = experiment_of(self.workspace, run, overrides)
-        if not supervised:
-            experiment = evolve(experiment, tasks={})
-        resume = self._resumes(experiment, out)
+    def _train_part(self, experiment: Experiment, out: Path, resume: bool) -> Result:
         with only_training(out):
             return train(experiment, out, resume=resume, reporter=self.reporter)
 
@@ -120,31 +125,25 @@ class Trainee:
             raise MtlError(f"{out} holds a run that this study did not start: remove that folder")
         if resume:
             started = file.read_text(encoding="utf-8")
+            if started == config:
+                return True
             if _without_paths(started) != _without_paths(config):
-                self._set_aside(out, file, config)
+                self._set_aside(out, _changes(started, config))
                 resume = False
         with write_errors_as_mtl_error(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(config, encoding="utf-8")
+            write_atomically(file, config.encode())
         return resume
 
-    def _set_aside(self, out: Path, file: Path, config: str) -> None:
+    def _set_aside(self, out: Path, changes: str) -> None:
         """Rename a run folder that was started with another configuration, and its file."""
         if self.workspace.frozen:
             raise MtlError(
-                f"{out} was started with another configuration ({file}) than the protocol sets "
-                "now: remove that folder, or choose another --work"
+                f"{out} was started with another configuration ({out.name}.toml) than the protocol "
+                "sets now: remove that folder, or choose another --work"
             )
-        number = 1
-        while (old := out.with_name(f"{out.name}.old-{number}")).exists():
-            number += 1
-        before, now = tomllib.loads(file.read_text(encoding="utf-8")), tomllib.loads(config)
-        changes = changed_keys(now, before, "before", "now", resumable=True)
-        out.rename(old)
-        file.rename(old.with_name(f"{old.name}.toml"))
-        if self.reporter is not None:
-            shown = "; ".join(changes[:3])
-            self.reporter.note(f"{out.name} was started with other settings ({shown}): now {old}")
+        old = set_aside(out)
+        self.say(f"{out.name} was started with other settings ({changes}): now {old}")
 
     # -------------------------------------------------------------------------------------- rows
 
@@ -166,23 +165,19 @@ class Trainee:
         pretraining = folder.with_name(f"{run.name}-pretraining")
         encoded, cpu_s = result.encoded, result.cpu_s
         configs = [folder / "config.toml"]
-        if pretraining.exists():
+        if run.arm.pretraining is not None:
             used = last_compute(pretraining)
             encoded += used["encoded"]
             cpu_s += used["cpu_s"]
             configs.insert(0, pretraining / "config.toml")
 
-        experiment = load(folder / "config.toml")
-        weights = (
-            RunFolder.open(folder).require().inference_weights(uses_ema=experiment.train.ema > 0)
-        )
         return {
             **self._identity(run),
-            **self._metric(run, experiment),
+            **self._metric(run, load(folder / "config.toml")),
             "encoded": encoded,
             "cpu_s": round(cpu_s, 1),
             **self._metrics(run, folder),
-            "weights": weights_hash(weights),
+            "weights": weights_of(folder),
             "fingerprint": fingerprint(*configs),
             **_here(),
         }
@@ -241,6 +236,15 @@ def experiment_of(workspace: Workspace, run: Run, overrides: tuple[str, ...]) ->
     return load(definition.base(run.config), settings, plugins)
 
 
+def _changes(before: str, now: str) -> str:
+    """Return the first keys that differ between two configurations."""
+    try:
+        old = tomllib.loads(before)
+    except tomllib.TOMLDecodeError:
+        return "its configuration is damaged"
+    return "; ".join(changed_keys(tomllib.loads(now), old, "before", "now", resumable=True)[:3])
+
+
 def _without_paths(config: str) -> str:
     """Return a configuration without folders. A plugin file is known by its hash, not by its path.
 
@@ -263,6 +267,13 @@ def _here() -> Row:
     }
 
 
+def weights_of(folder: Path) -> str:
+    """Return the hash of the weights that a run predicts with, at its last step."""
+    opened = RunFolder.open(folder)
+    uses_ema = load(folder / "config.toml").train.ema > 0
+    return weights_hash(opened.require().inference_weights(uses_ema=uses_ema))
+
+
 def measured(folder: Path, split: str, which: Which) -> dict[str, float]:
     """Evaluate a run on a split; metrics by group ("name[group]") are left out."""
     return rounded(evaluate(folder, split=split, which=which).metrics)
@@ -275,19 +286,9 @@ def validation_metrics(folder: Path) -> Row:
     best = run.checkpoint("best")
     if best is None:
         return row
-    logged = next((x for x in run.log.rows() if _is_evaluation(x, best.step)), None)
-    if logged is not None:
-        values = {
-            name.removeprefix("validation/"): value
-            for name, value in logged.items()
-            if name.startswith("validation/")
-        }
+    if values := run.log.validation_at(best.step):
         row["validation_best"] = rounded(values)
     return row
-
-
-def _is_evaluation(row: Row, step: int) -> bool:
-    return row.get("step") == step and any(name.startswith("validation/") for name in row)
 
 
 def rounded(metrics: dict[str, Any]) -> dict[str, float]:

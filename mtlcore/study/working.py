@@ -60,7 +60,7 @@ class Work:
         plan = self.workspace.plan()
         ended, left = len(plan.results.rows), len(plan.left())
         self.say(f"run {ended + 1} of {ended + left}: {run.name} ({shown(run)})")
-        trainee = Trainee(self.workspace, self.reporter)
+        trainee = Trainee(self.workspace, self.reporter, self.say)
         try:
             row = trainee.train_and_record(run)
         except Interrupted:

@@ -16,13 +16,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from attrs import Factory, frozen
+from attrs import Factory, asdict, frozen
 from filelock import FileLock, Timeout
 
 from ..errors import MtlError
 from ..files import exists, read_file, write_errors_as_mtl_error
 from .definition import Definition
-from .identity import settings_hash
+from .identity import definition_hash, settings_hash
 from .plan import Plan
 from .results import Key, Results, Row, Run, key_of, name_of
 
@@ -159,7 +159,9 @@ class Workspace:
         if run.steps != steps:
             return f"{run.name} has {run.steps} steps, the study now has {steps}"
         if row.get("settings") != self.settings_hash(run):
-            return f"{run.name}: the base configuration or a plugin file has changed since"
+            return (
+                f"{run.name}: the base configuration, a plugin file or its pre-training has changed"
+            )
         return ""
 
     def plan(self) -> Plan:
@@ -171,11 +173,17 @@ class Workspace:
         return [*run.overrides, *self.definition.settings]
 
     def settings_hash(self, run: Run) -> str:
-        """Hash what the run sets, with its base configuration."""
+        """Hash what the run sets, with its base configuration and its pre-training."""
         seed = run.overrides[-1]
         settings = [setting for setting in self.settings(run) if setting != seed]
         base = self.definition.base(run.config)
-        return settings_hash(base, settings, self.definition.plugins)
+        made = settings_hash(base, settings, self.definition.plugins)
+        more: dict[str, object] = {}
+        if run.arm.pretraining is not None:
+            more["pretraining"] = asdict(run.arm.pretraining)
+        if self.definition.test == "rows" and run.split != "test":
+            more["split"] = run.split
+        return definition_hash({"settings": made, **more}) if more else made
 
     def row(self, run: Run) -> Row | None:
         """Return the row of a run that is in the file now, or None."""
@@ -205,6 +213,21 @@ class Workspace:
             yield True
         finally:
             lock.release()
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a run folder, and its configuration beside it, to NAME.old-1 (or -2, ...).
+
+    Return the new folder.
+    """
+    number = 1
+    while (old := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    with write_errors_as_mtl_error(folder):
+        folder.rename(old)
+        with suppress(FileNotFoundError):
+            folder.with_name(f"{folder.name}.toml").rename(old.with_name(f"{old.name}.toml"))
+    return old
 
 
 def json_lines(file: Path) -> Iterator[tuple[int, Any]]:

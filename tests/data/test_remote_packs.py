@@ -146,14 +146,18 @@ def test_unknown_protocols_are_named(subtests):
 
 
 def test_the_local_cache_is_bounded(tmp_path):
-    cache = BlockCache(tmp_path, "pack", 1000)
+    thesis = tmp_path / "thesis" / "data.bin"  # a folder that other files share
+    thesis.parent.mkdir()
+    thesis.write_bytes(bytes(2000))
+    cache = BlockCache(tmp_path, "0123456789abcdef", 1000)
     for block in range(30):
         cache.write(0, block, bytes(100))
-        files = list((tmp_path / "pack").iterdir())
+        files = list((tmp_path / "0123456789abcdef").iterdir())
         assert sum(file.stat().st_size for file in files) <= 1000
     assert cache.has(0, 29)
     assert not cache.has(0, 0)
     assert not cache.read_into(0, 0, 0, memoryview(bytearray(10)))
+    assert thesis.exists()
 
 
 def test_a_full_disk_under_the_cache_costs_no_run(dataset, server, monkeypatch):

@@ -55,6 +55,10 @@ def test_a_study_shows_its_arms_with_intervals_and_verdicts(study, capsys) -> No
     assert len(page.all("svg")) == 2
     assert "pretext.rotation.weight=0" in page.text
     assert "log_every = 1" in page.text  # the base configuration
+    assert study.file is not None
+    study.file.write_bytes(STUDY.encode("utf-16"))
+    Study.load(study.file).report(folder.parent / "a.html")
+    assert "pretext.rotation.weight=0" in page_of(folder.parent / "a.html").text
 
 
 def test_a_study_shows_the_test_metrics_that_were_read(study) -> None:

@@ -64,6 +64,21 @@ def test_all_pairs_are_corrected_together(config) -> None:
     assert helped.p_holm == pytest.approx(2 * helped.p)
 
 
+def test_an_interrupted_call_keeps_the_earlier_study(config, monkeypatch) -> None:
+    file = config.parent / "a.toml"
+    affinity_study(config, file, seeds=1)
+    before = file.read_bytes()
+
+    def stopped(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mtlcore.study.new.prepared", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        affinity_study(config, file, seeds=2)
+    assert file.read_bytes() == before
+    assert {path.name for path in config.parent.iterdir()} == {"base.toml", "a.toml"}
+
+
 def test_a_configuration_without_tasks_or_pretexts_is_an_error(config) -> None:
     file = config.parent / "study.toml"
     file.write_text("# my own\n")

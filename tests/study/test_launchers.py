@@ -15,6 +15,7 @@ from mtlcore.cli import main
 from mtlcore.study.launchers.on_ray import run_on_ray
 from mtlcore.study.launchers.one import collect, name_of_number, numbered, train_one
 from mtlcore.study.study import Study
+from mtlcore.study.training import weights_of
 
 
 def quiet(_: str) -> None:
@@ -59,16 +60,19 @@ def test_runs_of_several_machines_are_collected_once(tmp_path, capsys) -> None:
     train_one(here, first, quiet)
     for name in (first, second):
         train_one(there, name, quiet)
+    (here.workspace.work / second).mkdir()  # half trained here, and finished there
+    (here.workspace.work / second / "half").touch()
     assert main(["study", "run", str(file), "--collect", str(there.folder)]) == 0
     assert capsys.readouterr().out.startswith("added 1 runs")
     assert weights(here) == weights(there)
-    assert (here.workspace.work / second / "config.toml").exists()
+    assert weights_of(here.workspace.work / second) == here.workspace.rows()[1]["weights"]
+    assert (here.workspace.work / f"{second}.old-1" / "half").exists()
     assert collect(here, [there.folder]) == []
     with pytest.raises(MtlError, match="is no folder of a study"):
         collect(here, [tmp_path / "nowhere"])
 
 
-def test_errors_of_launchers_say_what_to_type(tmp_path, monkeypatch) -> None:
+def test_errors_of_launchers_say_what_to_type(tmp_path, monkeypatch, capsys) -> None:
     study = Study.load(written(tmp_path))
     with pytest.raises(MtlError, match="--list"):
         name_of_number(study, 1)
@@ -76,6 +80,11 @@ def test_errors_of_launchers_say_what_to_type(tmp_path, monkeypatch) -> None:
         train_one(study, "main-none-0-0-1", quiet)
     with pytest.raises(MtlError, match="cpus = 0"):
         run_on_ray(study, cpus=0)
+    with pytest.raises(MtlError, match="did you mean 'puzzling'"):
+        run_on_ray(study, arms=["puzling"])
+    words = ["study", "run", str(tmp_path / "study.toml"), "--only", "1"]
+    assert main([*words, "--jobs", "2", "--arms", "puzzling"]) == 2
+    assert "--jobs and --arms: --only does not use it" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MtlError, match=r"pip install 'mtlcore\[ray\]'"):
         run_on_ray(study)

@@ -176,6 +176,10 @@ CASES = {
         {0: 0.1, 1: 0.8, 2: 0.13, 3: 0.1},
     ),
     "seeds 0, 1 have no result": ({0: 0.9, 1: -math.inf, 2: 0.9}, {0: math.nan, 1: 0.8, 2: 0.8}),
+    "seed 3 has no result": (
+        {0: 0.9, 1: 0.91, 2: 0.92, 3: math.nan},  # the other arm has no such seed
+        {0: 0.1, 1: 0.12, 2: 0.13},
+    ),
     # 0.92 - 0.91 and 0.72 - 0.71 differ in the last bit.
     "the differences are equal for all seeds, so they have no spread": (
         {0: 0.92, 1: 0.72},

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from study_toys import PLUGIN, STUDY, dots_run
 
 import mtlcore
@@ -172,6 +173,21 @@ def test_the_lower_value_of_an_error_metric_chooses_the_trial(folder):
     assert chosen.trial(chosen.arm("puzzling")) == 1
 
 
+def test_a_metric_whose_direction_no_row_has_is_an_error(folder):
+    plan = played(STUDY, {}, folder)
+    edited = evolve(plan.definition, metric="quarter/error")
+    with pytest.raises(MtlError, match=r"'quarter/accuracy', and do not say whether more is bett"):
+        report(Plan(edited, Results(plan.results.rows, edited)), "command")
+    said = evolve(edited, higher_is_better=False)
+    assert not Results(plan.results.rows, said).higher_is_better()
+
+
+def test_compute_is_estimated_before_the_first_run(folder):
+    (folder / "base.toml").write_text(CONFIG.replace("batch_size = 8", ""))
+    study = Study.load(written(folder, f"forwards_per_cpu_s = 32.0\n{STUDY}"))
+    assert set(study.plan().cpu_s.values()) == {3 * 64 / 32.0}  # 64: the default batch_size
+
+
 # -------------------------------------------------------------------------------------- the tables
 
 
@@ -245,6 +261,11 @@ def test_a_study_runs_is_edited_and_is_read_on_test(folder):
         study.table(test=True)
     assert json.loads(reads.read_text().splitlines()[1])["earlier"] == 1
 
+    # The edit is undone: the first row counts again, but the run folder is that of the second one.
+    (study.folder / "test.jsonl").unlink()
+    with pytest.raises(MtlError, match=r"If main-puzzling-0-0-3.old-1 \(or -2, ...\) is the run"):
+        Study.load(written(folder, STUDY.replace("[0, 1]", "[0]"))).table(test=True)
+
     # A base configuration that changed afterwards: no row counts any more.
     repeated = study.again("main-supervised-0-0-3")
     assert repeated.same
@@ -252,6 +273,43 @@ def test_a_study_runs_is_edited_and_is_read_on_test(folder):
     (folder / "base.toml").write_text(CONFIG.replace("batch_size = 8", "batch_size = 4"))
     stale = Study.load(written(folder, edited)).plan().stale
     assert {old.name for old in stale} == {"main-supervised-0-0-3", "main-puzzling-0-0-3"}
+
+
+def test_an_edited_pretraining_is_trained_again_and_its_second_part_too(folder):
+    text = STUDY.replace("[0, 1]", "[0]")
+    text += '[arms.puzzling.pretraining]\nshare = 0.4\nset = ["optimizer.lr=0.01"]\n'
+    Study.load(written(folder, text)).train(say=lambda line: None, arms=["puzzling"])
+    study = Study.load(written(folder, text.replace("0.01", "0.03")))
+    assert [old.name for old in study.plan().stale] == ["main-puzzling-0-0-3"]
+    said: list[str] = []
+    study.train(say=said.append, arms=["puzzling"])
+    before, now = rows_of(study)
+    assert before["weights"] != now["weights"]
+    runs = study.folder / "runs"
+    for part in ("main-puzzling-0-0-3", "main-puzzling-0-0-3-pretraining"):
+        assert (runs / f"{part}.old-1" / "config.toml").exists()
+        assert any(line.startswith(f"{part} was started with other settings") for line in said)
+
+    # A configuration beside the run that was cut off: the run is made again, and this is said.
+    (runs / "main-puzzling-0-0-3.toml").write_text('[encoder\nname = "resn')
+    (study.folder / "runs.jsonl").unlink()
+    study.train(say=said.append, arms=["puzzling"])
+    assert any("(its configuration is damaged): now" in line for line in said)
+    (again,) = rows_of(study)
+    assert (again["weights"], again["encoded"]) == (now["weights"], now["encoded"])
+
+
+def test_another_split_of_an_extra_is_read_anew(folder):
+    text = STUDY.replace("[0, 1]", "[0]")
+    text += '[[extras]]\nname = "hard"\narms = ["supervised"]\nseeds = [0]\nsplit = "SPLIT"\n'
+    study = Study.load(written(folder, text.replace("SPLIT", "test")))
+    study.train(say=lambda line: None)
+    study.table(test=True)
+    edited = Study.load(written(folder, text.replace("SPLIT", "validation")))
+    with pytest.warns(SecondReadWarning, match="read before by another choice"):
+        edited.table(test=True)
+    lines = map(json.loads, (study.folder / "test.jsonl").read_text().splitlines())
+    assert [line["split"] for line in lines if line["key"][0] == "hard"] == ["test", "validation"]
 
 
 FAILS = """
@@ -313,6 +371,13 @@ def test_a_new_study_has_an_arm_for_each_pretext_and_one_without(folder):
     assert (again.seeds, again.baseline) == ((0, 1), "supervised_ema_0")
     with pytest.raises(MtlError, match="exists already"):
         new_study(folder / "base.toml", vary, file)
+
+
+def test_all_pretexts_of_a_new_study_read_the_same_images(folder):
+    base = CONFIG + '[pretext.puzzling]\ngrid = 2\nsamples = "unlabeled"\n'
+    (folder / "base.toml").write_text(base)
+    new_study(folder / "base.toml", ["pretext=puzzling,rotation"], folder / "new.toml")
+    assert 'pretext.rotation.samples="unlabeled"' in read(folder / "new.toml").arms["rotation"].set
 
 
 def test_a_new_study_that_would_not_run_is_not_written(folder, subtests):

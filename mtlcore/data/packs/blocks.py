@@ -6,6 +6,7 @@ Several processes may share the folder. Where the disk is full, the run goes on 
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 import warnings
@@ -14,6 +15,8 @@ from pathlib import Path
 ROOM = 0.9  # of the limit remains when old blocks are deleted
 LOOK_EVERY = 0.05  # of the limit: written bytes after which other processes' blocks are counted
 STALE_S = 3600.0  # seconds after which a temporary file belongs to a process that was killed
+# The folder may hold files of the user: only what has the name of a block is counted and deleted.
+_BLOCK = re.compile(r"[0-9a-f]{16}/\d{5}-\d{6}(\.\d+\.\d+\.tmp)?")
 
 
 class CacheWarning(UserWarning):
@@ -23,7 +26,8 @@ class CacheWarning(UserWarning):
 class BlockCache:
     """The blocks of one pack.
 
-    root: the folder of all packs, to which `limit` bytes applies. name: the folder of this one.
+    root: the folder of all packs, to which `limit` bytes applies. name: the folder of this one, 16
+        hexadecimal digits.
     """
 
     def __init__(self, root: Path, name: str, limit: int) -> None:
@@ -92,6 +96,8 @@ class BlockCache:
         """Return the blocks of all packs: modification time in ns, bytes, path."""
         found: list[tuple[int, int, Path]] = []
         for path in self.root.glob("*/*"):
+            if not _BLOCK.fullmatch(f"{path.parent.name}/{path.name}"):
+                continue
             try:
                 status = path.stat()
             except OSError:  # deleted meanwhile

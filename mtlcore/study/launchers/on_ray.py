@@ -37,12 +37,14 @@ def run_on_ray(
 
     cpus: processor cores and threads of each run. gpus: of each run; a share lets runs share one
     (default: 1 if the cluster has any, else 0). arms: these arms alone.
-    Raises KeyboardInterrupt after Ctrl-C. Each run then is saved where it is trained.
+    Raises MtlError on an unknown arm, and KeyboardInterrupt after Ctrl-C. Each run then is saved
+    where it is trained.
     """
     if study.file is None:
         raise MtlError("a cluster needs a study file: write one, and use Study.load")
     if cpus < 1:
         raise MtlError(f"cpus = {cpus}: expected the number of cores of a run, 1 or more")
+    study.require_arms(arms)
     ray = _ray()
     study.save_copy(say)
     if not ray.is_initialized():

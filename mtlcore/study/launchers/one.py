@@ -14,10 +14,10 @@ from pathlib import Path
 from ...callbacks.progress import ProgressReporter
 from ...errors import MtlError, first_few
 from ...files import write_atomically, write_errors_as_mtl_error
-from ..results import key_of, name_of
+from ..results import Row, key_of
 from ..study import Study, selected
 from ..working import Say, Work
-from ..workspace import Workspace
+from ..workspace import Workspace, set_aside
 
 LIST = "list.txt"
 
@@ -72,7 +72,7 @@ def collect(study: Study, folders: Sequence[Path]) -> list[str]:
     """Copy the ended runs of other folders of this study into its own. Return their names.
 
     A run that the study has already is left out, and so is a row that does not count for it.
-    Raises MtlError for a folder without rows.
+    Raises MtlError for a folder without rows, and for a run that is being trained here.
     """
     ours, added = study.workspace, []
     for folder in folders:
@@ -80,12 +80,22 @@ def collect(study: Study, folders: Sequence[Path]) -> list[str]:
         if not theirs.file.exists():
             raise MtlError(f"{folder} is no folder of a study: {theirs.file} is missing")
         for row in theirs.sorted_rows().ended:
-            name = name_of(key_of(row))
             if key_of(row) not in ours.plan().results.by_key:
-                _copy_run(theirs, ours, name)
-                ours.append(row)
-                added.append(name)
+                added.append(_collect_run(theirs, ours, row))
     return added
+
+
+def _collect_run(theirs: Workspace, ours: Workspace, row: Row) -> str:
+    run = ours.plan().run(key_of(row))
+    with ours.claimed(run) as is_ours:
+        if not is_ours:
+            raise MtlError(
+                f"{run.name} is being trained here, and {theirs.file} has it: stop one of the two, "
+                "then collect again"
+            )
+        _copy_run(theirs, ours, run.name)
+        ours.append(row)
+    return run.name
 
 
 def _copy_run(theirs: Workspace, ours: Workspace, name: str) -> None:
@@ -94,10 +104,12 @@ def _copy_run(theirs: Workspace, ours: Workspace, name: str) -> None:
         ours.work.mkdir(parents=True, exist_ok=True)
         for part in (name, f"{name}-pretraining"):
             source, target = theirs.work / part, ours.work / part
-            if not source.exists() or target.exists():
+            if not source.exists():
                 continue
             temporary = ours.work / f".{part}.new"
             shutil.rmtree(temporary, ignore_errors=True)
             shutil.copytree(source, temporary)
+            if target.exists():  # half trained here, and finished there
+                set_aside(target)
             temporary.rename(target)
             shutil.copyfile(theirs.work / f"{part}.toml", ours.work / f"{part}.toml")

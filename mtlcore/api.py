@@ -16,6 +16,7 @@ from .config.load import Where
 from .config.overrides import Overrides
 from .contracts import Callback
 from .errors import MtlError
+from .files import expanded
 from .run import Run
 from .runs import RunFolder
 from .training.one_at_a_time import only_training
@@ -89,7 +90,7 @@ def _complete(
         raise MtlError(
             f"experiment = {given!r}: expected an mtlcore.Experiment, or the path of a TOML file"
         )
-    files = [os.fspath(Path(file).expanduser().absolute()) for file in plugins]
+    files = [os.fspath(expanded(file).absolute()) for file in plugins]
     given = evolve(
         given,
         plugins=(*given.plugins, *files),

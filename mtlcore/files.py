@@ -158,6 +158,14 @@ def text_encoding(head: bytes) -> str:
     return "utf-8"
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path with the home folder for "~". Raises MtlError if there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise MtlError(f"{os.fspath(path)}: {error}") from error
+
+
 def decoded(data: bytes) -> str:
     """Decode a text that a user wrote: UTF-8 or UTF-16. Raises UnicodeDecodeError on any other."""
     return data.decode(text_encoding(data))
@@ -227,3 +235,11 @@ def finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise MtlError if the file exists, or its folder does not."""
+    if exists(path):
+        raise MtlError(f"{path} exists already: choose another name, or delete it first")
+    if not is_folder(path.parent):
+        raise MtlError(f"{path}: there is no folder {path.parent}: create it first")

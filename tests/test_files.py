@@ -14,8 +14,7 @@ from mtlcore.cli._png import require_png
 from mtlcore.config import load
 from mtlcore.data.csv_table import Csv
 from mtlcore.data.folder import ImageFolder
-from mtlcore.deployment.export import refuse_existing
-from mtlcore.files import read_file, text_encoding, write_atomically
+from mtlcore.files import read_file, refuse_existing, text_encoding, write_atomically
 from mtlcore.registry.plugin_file import PluginFile
 from mtlcore.runs import RunFolder
 

@@ -26,6 +26,7 @@ from mtlcore import (
     Train,
     component,
 )
+from mtlcore.cli import main
 from mtlcore.deployment.model_card import _usage
 
 STORED = 16
@@ -229,6 +230,11 @@ def test_a_package_with_onnx_has_a_checked_graph(trained: Run, tmp_path: Path) -
     (found,) = session.run(None, {name: stored.transpose(0, 3, 1, 2)})
     expected = [list(p.answers["quarter"]["probabilities"].values()) for p in predictor(stored)]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_another_checkpoint_of_a_package_is_an_error(package: Path, capsys) -> None:
+    assert main(["predict", str(package), "x.png", "--checkpoint", "best"]) == 2
+    assert "is a package, which holds one checkpoint" in capsys.readouterr().err
 
 
 def test_an_existing_folder_is_not_overwritten(trained: Run, package: Path) -> None:

@@ -40,6 +40,7 @@ from mtlcore.data.images import shrink
 from mtlcore.model.preprocess import Preprocess
 from mtlcore.prediction.results import Prediction, answer_in_words
 from mtlcore.prediction.sources import items_of
+from mtlcore.prediction.tables import parquet_table
 from mtlcore.registry.catalog import catalog
 
 SIZE, STORED = 16, 20
@@ -236,6 +237,33 @@ def test_a_table_of_images_may_be_utf_16(tmp_path: Path, encoding: str) -> None:
     assert item.name == str(tmp_path / "für.png")
 
 
+def test_links_to_folders_and_folders_that_are_closed_are_named(
+    tmp_path: Path, predictor: Predictor, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.copy(photos / "00.png", tmp_path / "in")
+    (tmp_path / "in" / "link").symlink_to(photos)
+    first, second = predictor(tmp_path / "in")
+    assert "link is a link to a folder: name it as a source" in first.error
+    assert not second.error
+
+    def closed(_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "in"))
+
+    monkeypatch.setattr("os.scandir", closed)
+    with pytest.raises(MtlError, match="in can't be listed: Permission denied"):
+        predictor(tmp_path / "in")
+
+
+def test_parquet_holds_names_of_any_bytes_and_any_class(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow.parquet")
+    row = {"file": "caf\udce9.png", "mood/label": "label", "mood/probabilities/label": 0.5}
+    with parquet_table(tmp_path / "t.parquet", list(row)) as write:
+        write(row)
+    (read,) = pyarrow.read_table(tmp_path / "t.parquet").to_pylist()
+    assert read == row | {"file": "caf\\udce9.png"}
+
+
 def test_a_table_of_images_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "t.csv")
     with pytest.raises(MtlError, match=r"t\.csv can't be read: it is a pipe"):
@@ -416,6 +444,8 @@ def test_a_page_of_many_regions_and_tiny_or_oblong_images_can_be_drawn(run: Run)
         (["x.png", "--set", "detector.threshold=1"], "there is none: add --detector NAME"),
         (["x.png", "--set", "threshold=1", "--detector", "whole"], "only keys of the detector"),
         (["x.png", "--set", "detector.size=1", "--detector", "whole"], "size: unknown key"),
+        (["x.png", "--set", "detector=1", "--detector", "whole"], "expected a key of it"),
+        (["x.png", "--set", "detector.name=whole"], "there is none: add --detector NAME"),
         (["x.png", "--detector", "hole"], "did you mean 'whole'"),
         (["nothing/*.png"], "no file matches 'nothing/*.png'"),
         (["x.png", "--batch-size", "0"], "batch_size = 0: expected at least 1"),
@@ -426,17 +456,17 @@ def test_a_wrong_command_is_one_message(run: Run, words: list[str], message: str
     assert message in capsys.readouterr().err
 
 
-def test_sources_are_not_overwritten(run: Run, photos: Path, tmp_path: Path, capsys) -> None:
+def test_no_file_is_overwritten(run: Run, photos: Path, tmp_path: Path, capsys) -> None:
     for name in ("00.png", "01.png"):
         shutil.copy(photos / name, tmp_path)
     table = tmp_path / "list.csv"
     table.write_text("path\n00.png\n01.png\n")
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
     predict = ["predict", str(run.path), "--device", "cpu"]
-    assert main([*predict, str(table), "--csv", str(table)]) == 2
-    assert "list.csv is a source, and would be overwritten" in capsys.readouterr().err
+    assert main([*predict, str(tmp_path / "*.csv"), "--csv", str(table)]) == 2
+    assert "list.csv exists already: choose another name" in capsys.readouterr().err
     assert main([*predict, str(tmp_path), "--draw", str(tmp_path)]) == 2
-    assert "such files: choose another folder" in capsys.readouterr().err
+    assert "the folder is not empty: choose another one" in capsys.readouterr().err
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 

@@ -76,6 +76,11 @@ def require_name(name: str, kind: str, known: Catalog) -> None:
         raise MtlError(
             f"{name!r} can't be the label of a table, since torch uses the word: choose 'my_{name}'"
         )
+    if _class_name(name) in vars(PluginFile.read(TEMPLATES / kind / "plugin_name.py").module()):
+        raise MtlError(
+            f"{name!r}: its class {_class_name(name)} would hide an imported one: "
+            f"choose 'my_{name}'"
+        )
     module = find_spec(name)
     if module is not None and module.origin is not None:  # a plain folder has no origin
         raise MtlError(
@@ -89,6 +94,10 @@ def _is_legal(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def _class_name(name: str) -> str:
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
 def _files(name: str, kind: str) -> dict[Path, str]:
     """Path below the folder -> text."""
     # "plugin_table" comes first: its text contains "plugin_name", which is replaced next.
@@ -96,7 +105,7 @@ def _files(name: str, kind: str) -> dict[Path, str]:
         "plugin_table": _table(TEMPLATES / kind / "plugin_name.py"),
         "plugin_name": name,
         "plugin-name": name.replace("_", "-").strip("-"),
-        "PluginName": "".join(word.capitalize() for word in name.split("_")),
+        "PluginName": _class_name(name),
         "plugin_kind": kind,
         "pretext_conformance": f"{kind}_conformance",
     }

@@ -9,6 +9,7 @@ import tomli_w
 
 from ..config.load import load
 from ..config.read import MODULE_ATTRIBUTES
+from ..config.write import require_utf8
 from ..data.folder import split_folders
 from ..errors import MtlError, nearest
 from ..files import exists, is_folder, write_atomically, write_errors_as_mtl_error
@@ -226,6 +227,7 @@ def write_starter(
         raise MtlError(f"--unlabeled {unlabeled}: expected a folder of images without labels")
     more = None if unlabeled is None else unlabeled.absolute()
     text = starter(start, data.absolute(), file, reads, more)
+    require_utf8(text, "mtl init can't write")
     with write_errors_as_mtl_error(file):
         write_atomically(file, text.encode())
     try:

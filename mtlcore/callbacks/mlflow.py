@@ -5,6 +5,7 @@ Zaharia et al. 2018, Accelerating the Machine Learning Lifecycle with MLflow.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ class Mlflow(Callback):
         metrics: list[Metric] = []
         for name, value in row.items():
             if name != "step" and value is not None:
-                metrics.append(Metric(name, float(value), now_ms, int(row["step"])))
+                metrics.append(Metric(legal(name), float(value), now_ms, int(row["step"])))
         self._send(run, "log_batch", metrics=metrics)
 
     def on_train_end(self, run: CallbackContext) -> None:
@@ -109,7 +110,7 @@ class Mlflow(Callback):
         params: list[Param] = []
         for key, value in flat(tables_of(run.experiment)):
             shown = value if isinstance(value, str) else to_json(value)
-            params.append(Param(key, shown[:LONGEST_PARAM]))
+            params.append(Param(legal(key), shown[:LONGEST_PARAM]))
         for start in range(0, len(params), MOST_PARAMS):
             client.log_batch(run_id, params=params[start : start + MOST_PARAMS])
         return run_id
@@ -125,3 +126,9 @@ class Mlflow(Callback):
             # Each further request could wait for minutes until MLflow gives up.
             del run.handles["client"]
             raise
+
+
+def legal(name: str) -> str:
+    """Return a name as MLflow allows it: "gender/f1[race=white]" -> "gender/f1/race-white"."""
+    named = name.replace("[", "/").replace("]", "").replace("=", "-")
+    return re.sub(r"[^\w/.\- :]", "_", named)

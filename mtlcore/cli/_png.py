@@ -16,10 +16,10 @@ def require_png(option: str, path: Path) -> None:
 
     option: the command-line option that set the path.
     """
-    if path.suffix.lower() != ".png":
-        raise MtlError(f"{option} {path}: expected a PNG file, such as {path.with_suffix('.png')}")
     if is_folder(path):
         raise MtlError(f"can't write {path}: it is a folder")
+    if path.suffix.lower() != ".png":
+        raise MtlError(f"{option} {path}: expected a PNG file, such as {path.with_suffix('.png')}")
     if not is_folder(path.parent):
         raise MtlError(f"can't write {path}: {path.parent} is not a folder")
     if not os.access(path.parent, os.W_OK):

@@ -28,6 +28,11 @@ def open_predictor(
     from ..run import Run
 
     if is_package(folder):
+        if checkpoint != "last":
+            raise MtlError(
+                f"--checkpoint {checkpoint}: {folder} is a package, which holds one checkpoint: "
+                "choose it when you write the package, with `mtl package RUN --checkpoint best`"
+            )
         return load_package(
             folder,
             plugins=plugins,
@@ -46,7 +51,7 @@ def open_predictor(
 
 
 def detector_named(
-    name: str | None, folder: Path, plugins: Sequence[Path] = (), **fields: object
+    name: str | None, folder: Path, plugins: Sequence[Path] = (), /, **fields: object
 ) -> Detector | None:
     """Return the detector of this name, or None without a name. The plugins of the run count.
 

@@ -68,7 +68,7 @@ def pack(
         size=_size(size),
         quality=_quality(quality),
         shard_mb=_in_range("--shard-mb", shard_mb, LARGEST_SHARD_MB),
-        jobs=jobs and _in_range("--jobs", jobs, MOST_JOBS),
+        jobs=None if jobs is None else _in_range("--jobs", jobs, MOST_JOBS),
         part=_part(part),
     )
     experiment = load(config, set_, plugin)

@@ -17,7 +17,7 @@ def init(
     *,
     for_: Annotated[str | None, Parameter(name="--for", show_default=False)] = None,
     data: Annotated[Path | None, Optional] = None,
-    reads: str = "label",
+    reads: Annotated[str | None, Optional] = None,
     unlabeled: Annotated[Path | None, Optional] = None,
     out: Annotated[Path | None, Optional] = None,
 ) -> int:
@@ -34,20 +34,23 @@ def init(
     data
         The folder of the images, or the table.
     reads
-        With --for csv: the column of labels.
+        With --for csv: the column of labels; default: label.
     unlabeled
         A folder of further images without labels, for the pretext.
     out
         The TOML file to write.
     """
     from ..authoring.starter import STARTS, write_starter
+    from ..files import expanded
     from ._shared import print_line
 
     kind = for_ or _ask(f"What are your data? ({' | '.join(STARTS)})", "folders", "--for")
+    if reads is not None and kind != "csv":
+        raise MtlError(f"--reads is for --for csv: remove it, or choose csv instead of {kind}")
     where = data or Path(_ask("Where are they? (a folder, or a table)", "", "--data"))
     file = out or Path(_ask("Which file should mtl write?", "my.toml", "--out"))
-    more = None if unlabeled is None else unlabeled.expanduser()
-    write_starter(kind, where.expanduser(), file, reads, more)
+    more = None if unlabeled is None else expanded(unlabeled)
+    write_starter(kind, expanded(where), file, reads or "label", more)
     print_line(f"wrote {file}: read and edit it")
     print_line(f"try it: mtl train {file} --dry-run")
     return 0

@@ -35,7 +35,8 @@ def lr_find(
     config
         The experiment, a TOML file. No run folder is written.
     plot
-        Draw the loss over the learning rate into this PNG file. It needs matplotlib.
+        Draw the loss over the learning rate into this PNG file. It needs matplotlib. An existing
+        file is replaced.
     low
         The first learning rate.
     high

@@ -51,13 +51,13 @@ def predict(
     plugin
         Load a one-file plugin, of the detector or of a package. Repeatable.
     csv
-        Write the rows to this table.
+        Write the rows to this table, a new file.
     parquet
-        Write the rows to this table; needs pyarrow.
+        Write the rows to this table, a new file; needs pyarrow.
     json
         Print one JSON object per line.
     draw
-        Draw each image with its boxes and predictions, as PNG files in this folder.
+        Draw each image with its boxes and predictions, as PNG files in this new or empty folder.
     batch_size
         Images per forward.
     checkpoint
@@ -105,12 +105,16 @@ def _write_predictions(
     """Predict, and write what the options ask for. -> the number of predictions, and of errors."""
     from contextlib import ExitStack
 
+    from ..files import is_folder, refuse_existing
     from ..prediction.sources import count_of
     from ..prediction.tables import csv_table, parquet_table
 
     total = count_of(source)
     for out in (csv, parquet):
-        _require_no_source(out, source)
+        if out is not None:
+            refuse_existing(out)
+    if draw is not None and is_folder(draw) and any(draw.iterdir()):
+        raise MtlError(f"--draw {draw}: the folder is not empty: choose another one")
     prints = json or (csv is None and parquet is None)
     number = failed = 0
     with ExitStack() as stack:
@@ -137,12 +141,6 @@ def _write_predictions(
     return number, failed
 
 
-def _require_no_source(out: Path | None, source: Sequence[str]) -> None:
-    """Raise MtlError if a table to write is one of the sources."""
-    if out is not None and any(out.resolve() == Path(name).resolve() for name in source):
-        raise MtlError(f"{out} is a source, and would be overwritten: choose another name")
-
-
 def _print(prediction: Prediction, json: bool) -> None:
     """Print one line: JSON, or words."""
     from ..files import to_json
@@ -158,12 +156,14 @@ def _detector(
     run: Path, name: str | None, overrides: Sequence[str], plugins: Sequence[Path]
 ) -> Detector | None:
     """The detector with the keys of `--set`."""
-    from ..config.overrides import apply
+    from ..config.overrides import Table, apply
     from ._predictor import detector_named
 
-    tables: dict[str, dict[str, object]] = {}
+    tables: Table = {}
     apply(tables, overrides)
     fields = tables.pop("detector", {})
+    if not isinstance(fields, dict):
+        raise MtlError("--set detector: expected a key of it, such as --set detector.threshold=0.7")
     if tables:
         key = next(iter(tables))
         raise MtlError(
@@ -192,11 +192,6 @@ class _Pages:
         if drawn is None:
             return
         prediction = image.regions[0].prediction
-        if prediction.file and Path(prediction.file).resolve().parent == self.folder.resolve():
-            raise MtlError(
-                f"--draw {self.folder} holds {prediction.file}, and the drawn images would replace "
-                "such files: choose another folder"
-            )
         name = Path(prediction.file).stem or "image"
         if prediction.frame is not None:
             name += f"-frame{prediction.frame:06d}"

@@ -24,7 +24,7 @@ def preview(
     config
         The experiment, a TOML file; default: that of the run.
     out
-        The sheet to write, a PNG file.
+        The sheet to write, a PNG file. An existing one is replaced.
     run
         Draw the predictions of this run, too.
     augment
@@ -43,6 +43,8 @@ def preview(
 
     if config is None and run is None:
         raise MtlError("mtl preview needs CONFIG, or --run RUN, or both")
+    if augment and config is not None and run is not None:
+        raise MtlError("--augment draws no run: remove --run, or CONFIG to take that of the run")
     require_png("--out", out)
     if config is not None:
         experiment = load(config, set_, plugin)

@@ -63,7 +63,7 @@ def serve(
     limits = Limits(max_bytes, max_images, max_pixels, max_requests)
     predictor = open_predictor(
         run,
-        detector=detector_named(detector, run, plugin if detector else ()),
+        detector=detector_named(detector, run, plugin),
         plugins=plugin,
         checkpoint=checkpoint,
         device=device,

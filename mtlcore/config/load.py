@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import MtlError
-from ..files import decoded, read_file, require_there
+from ..files import decoded, expanded, read_file, require_there
 from ..registry.catalog import Catalog
 from .experiment import Experiment
 from .overrides import DEEPEST, Override, Overrides, Table, apply, read_toml
@@ -42,7 +42,7 @@ def load(
 
     # A `plugins` key of the wrong type is left as it is: `parse` reports it.
     if plugin_files and isinstance(tables.setdefault("plugins", []), list):
-        tables["plugins"] += [str(Path(f).expanduser().absolute()) for f in plugin_files]
+        tables["plugins"] += [str(expanded(f).absolute()) for f in plugin_files]
 
     try:
         return parse(tables, catalog, base=file.parent)

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..contracts import Component
 from ..errors import MtlError
+from ..files import expanded
 from ..kinds import KINDS
 from ..registry.catalog import Catalog
 from ..registry.catalog import catalog as installed
@@ -207,7 +208,7 @@ class Reader:
         files: dict[str, PluginFile] = {}
         for name in names or ():
             path, sha256 = split_entry(name)
-            file = PluginFile.read(base / Path(path).expanduser())
+            file = PluginFile.read(base / expanded(path))
             if sha256:
                 file.require(sha256)
             if not self.catalog.holds(file):
@@ -226,7 +227,7 @@ class Reader:
     def weights_of(self, run: Path, encoder: Table, train: object) -> Table:
         """Return the table [encoder] with the `weights` of a run. [train] must name no other."""
         other = isinstance(train, Mapping) and plain(train.get("init_from"))
-        if other and Path(str(other)).expanduser().absolute() != run:
+        if other and expanded(str(other)).absolute() != run:
             self.problems.append(
                 f'encoder.weights = "{run}" and train.init_from = "{other}" are two runs: set one'
             )

@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 from ..errors import MtlError
-from ..files import is_file, read_file
+from ..files import expanded, is_file, read_file
 from .overrides import Table, plain
 
 WORDS = ("none", "imagenet")
@@ -22,7 +22,7 @@ def run_of(encoder: Table) -> Path | None:
     weights = plain(encoder.get("weights"))
     if not isinstance(weights, str) or weights in WORDS:
         return None
-    run = Path(weights).expanduser().absolute()
+    run = expanded(weights).absolute()
     return run if is_file(run / "config.toml") else None
 
 

@@ -27,15 +27,20 @@ def dump(experiment: Experiment) -> str:
     Raises MtlError for a path that is not UTF-8: TOML can't contain it.
     """
     text = tomli_w.dumps(tables_of(experiment))
+    require_utf8(text, "a run can't save")
+    return text
+
+
+def require_utf8(text: str, what: str) -> None:
+    """Raise MtlError with the first line that UTF-8 can't hold. what: how the message begins."""
     for line in text.splitlines():
         try:
             line.encode()
         except UnicodeEncodeError as error:
             shown = line.encode("utf-8", "backslashreplace").decode()
             raise MtlError(
-                f"a run can't save {shown}: this name is not UTF-8; rename the folder or the file"
+                f"{what} {shown}: this name is not UTF-8; rename the folder or the file"
             ) from error
-    return text
 
 
 def tables_of(experiment: Experiment) -> Table:

@@ -19,7 +19,7 @@ from ..contracts import AnswerFormat
 from ..contracts.answers import PRESENT
 from ..errors import MtlError
 from ..evaluation.decoded import decoded_predictions
-from ..files import exists, is_folder
+from ..files import refuse_existing
 from ..prediction.predictor import Predictor, predictor_of
 from ..runs import RunFolder
 from .graph import (
@@ -114,14 +114,6 @@ def export_run(
     report = _precision_report(experiment)
     size = path.stat().st_size
     return Exported(path, file_format, size, agreement, len(images), what, report)
-
-
-def refuse_existing(path: Path) -> None:
-    """Raise MtlError if the file exists, or its folder does not."""
-    if exists(path):
-        raise MtlError(f"{path} exists already: choose another name, or delete it first")
-    if not is_folder(path.parent):
-        raise MtlError(f"{path}: there is no folder {path.parent}: create it first")
 
 
 def metadata_of(

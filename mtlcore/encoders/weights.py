@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import MtlError, first_few, nearest
-from ..files import is_file
+from ..files import expanded, is_file
 from ..weights import COUNTERS, load_weights
 
 NONE, IMAGENET = "none", "imagenet"
@@ -110,10 +110,10 @@ def read(encoder: str, path: str, net: nn.Module) -> Mapping[str, Tensor]:
 
     Raises MtlError for any other file.
     """
-    file, key = Path(path).expanduser(), ""
+    file, key = expanded(path), ""
     if not is_file(file) and "#" in path:
         name, _, key = path.rpartition("#")
-        file = Path(name).expanduser()
+        file = expanded(name)
     if not is_file(file):
         if (file / "config.toml").is_file():
             raise MtlError(

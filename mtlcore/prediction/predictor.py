@@ -82,7 +82,8 @@ class Predictor:
         sources: as for a call. drawn: keep the pixels, for `PredictedImage.draw`.
         """
         reader = RegionReader(self.preprocess, self.batch_size, drawn, self.detector, self.detect)
-        for opened in reader.read(items_of(sources)):
+        images = reader.read(items_of(sources))
+        while opened := list(islice(images, self.batch_size)):
             regions = [region for one in opened for region in one.regions]
             answered: list[PredictedRegion] = []
             for start in range(0, len(regions), self.batch_size):

@@ -1,4 +1,4 @@
-"""From the items of a source to the regions that the network reads, some batches ahead."""
+"""From the items of a source to the regions that the network reads, some images ahead."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from ..model.preprocess import Preprocess
 from .results import Prediction
 from .sources import Item
 
-AHEAD = 2  # batches that are decoded while the network computes, beyond one for each thread
+AHEAD = 2  # pieces that are decoded while the network computes, beyond one for each thread
+PIECES = 8  # of a batch: what waits in memory, maybe with all its pixels, is small
 
 
 @frozen(eq=False)
@@ -45,7 +46,7 @@ class OpenedImage:
 class RegionReader:
     """Opens images, finds their regions, and crops and resizes these.
 
-    batch_size: images that one thread decodes at a time. keep: also keep the images themselves.
+    batch_size: of the network. keep: also keep the images themselves.
     detector, detect: it, and what its `build` returned; None for the whole image.
     """
 
@@ -55,19 +56,20 @@ class RegionReader:
     detector: Detector | None = None
     detect: Detect | None = None
 
-    def read(self, items: Iterator[Item]) -> Iterator[list[OpenedImage]]:
-        """Decode items in batches, by threads, some batches ahead, and yield them in order."""
+    def read(self, items: Iterator[Item]) -> Iterator[OpenedImage]:
+        """Decode items in pieces of a batch, by threads, some ahead, and yield them in order."""
+        piece = max(1, self.batch_size // PIECES)
         waiting: deque[Future[list[OpenedImage]]] = deque()
         with ThreadPoolExecutor(threads(), "decode") as pool:
             try:
-                while batch := list(islice(items, self.batch_size)):
-                    waiting.append(pool.submit(self._opened_all, batch))
+                while next_items := list(islice(items, piece)):
+                    waiting.append(pool.submit(self._opened_all, next_items))
                     if len(waiting) > threads() + AHEAD:
-                        yield waiting.popleft().result()
+                        yield from waiting.popleft().result()
                 while waiting:
-                    yield waiting.popleft().result()
+                    yield from waiting.popleft().result()
             finally:
-                # If the caller stops early, the remaining batches must not be decoded.
+                # If the caller stops early, the remaining pieces must not be decoded.
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _opened_all(self, items: Sequence[Item]) -> list[OpenedImage]:

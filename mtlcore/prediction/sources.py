@@ -122,8 +122,13 @@ def _of_path(path: str) -> Iterator[Item]:
 def _of_folder(folder: Path) -> Iterator[Item]:
     """The images of a folder and its subfolders. Hidden files are left out."""
     found = False
-    for root, folders, files in os.walk(folder):
+    for root, folders, files in os.walk(folder, onerror=_not_listed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for link in (Path(root, name) for name in folders):
+            if link.is_symlink():
+                yield Item(
+                    str(link), partial(_fail, f"{link} is a link to a folder: name it as a source")
+                )
         for name in sorted(files):
             full = Path(root, name)
             if full.suffix.lower() in IMAGES and not name.startswith("."):
@@ -131,6 +136,10 @@ def _of_folder(folder: Path) -> Iterator[Item]:
                 yield Item(str(full), partial(read_image, full))
     if not found:
         raise MtlError(f"{folder} holds no image: expected {', '.join(sorted(IMAGES))}")
+
+
+def _not_listed(error: OSError) -> None:
+    raise MtlError(f"{error.filename} can't be listed: {error.strerror}") from error
 
 
 def _of_glob(pattern: str) -> Iterator[Item]:

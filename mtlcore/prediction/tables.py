@@ -63,7 +63,7 @@ def parquet_table(path: Path, columns: Sequence[str]) -> Iterator[WriteRow]:
                 waiting.clear()
 
         def add(row: Row) -> None:
-            waiting.append(row)
+            waiting.append({name: _text(value) for name, value in row.items()})
             if len(waiting) == ROWS_AT_A_TIME:
                 flush()
 
@@ -73,10 +73,18 @@ def parquet_table(path: Path, columns: Sequence[str]) -> Iterator[WriteRow]:
             flush()
 
 
+def _text(value: object) -> object:
+    """Return a value with names that are not UTF-8 escaped: parquet holds no other texts."""
+    if not isinstance(value, str):
+        return value
+    return value.encode("utf-8", "backslashreplace").decode()
+
+
 def _type_of(column: str) -> pyarrow.DataType:
     import pyarrow
 
     if column == "frame":
         return pyarrow.int64()
-    is_text = column in ("file", "error") or column.endswith(("/label", "/labels"))
+    is_answer = column.endswith(("/label", "/labels")) and "/probabilities/" not in column
+    is_text = column in ("file", "error") or is_answer
     return pyarrow.string() if is_text else pyarrow.float64()

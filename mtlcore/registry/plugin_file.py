@@ -14,7 +14,7 @@ from types import ModuleType
 from attrs import frozen
 
 from ..errors import MtlError
-from ..files import read_file
+from ..files import expanded, read_file
 
 MARK = "#sha256="
 """Separates the path and the hash in an entry of `plugins`."""
@@ -33,7 +33,7 @@ class PluginFile:
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> PluginFile:
         """Read a file. Raises MtlError where it is not a readable .py file."""
-        file = Path(path).expanduser().resolve()
+        file = expanded(path).resolve()
         if file.suffix != ".py":
             raise MtlError(f"plugin file {file}: expected a Python file, NAME.py")
         try:

@@ -22,10 +22,10 @@ JPEG_QUALITY = 88
 
 def require_html(file: Path) -> None:
     """Raise MtlError where no report can be written to this file. Called before any work."""
-    if file.suffix.lower() not in ENDINGS:
-        raise MtlError(f"--out {file}: expected an HTML file, such as {file.with_suffix('.html')}")
     if is_folder(file):
         raise MtlError(f"can't write {file}: it is a folder")
+    if file.suffix.lower() not in ENDINGS:
+        raise MtlError(f"--out {file}: expected an HTML file, such as {file.with_suffix('.html')}")
     if not is_folder(file.parent):
         raise MtlError(f"can't write {file}: {file.parent} is not a folder")
     missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
@@ -38,7 +38,8 @@ def write_page(page: Page, file: Path) -> None:
     """Write a page. Raises MtlError where that fails, and then leaves nothing."""
     text = rendered(page)
     with write_errors_as_mtl_error(file):
-        write_atomically(file, text.encode())
+        # Names of files may be no text: "\\udce9" stands for a byte that is not UTF-8.
+        write_atomically(file, text.encode(errors="backslashreplace"))
 
 
 def rendered(page: Page) -> str:

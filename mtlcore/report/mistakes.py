@@ -76,13 +76,11 @@ def _of_labels(answers: Answers) -> list[Block]:
 
 
 def _of_numbers(answers: Answers) -> list[Block]:
-    """Samples with the largest error of the main metric, with both answers drawn."""
+    """Samples with the largest error, with both answers drawn."""
     worst, errors = _largest_errors(answers)
-    name, metric = main_metric(answers)
-    images = []
-    for position, error in zip(worst, errors):
-        measured = f"{name} {shown(error)}\n" if metric is not None else ""
-        images.append(_tile(answers, position, measured))
+    name, _ = main_metric(answers)
+    notes = [f"{name} {shown(error)}\n" for error in errors] or [""] * len(worst)
+    images = [_tile(answers, position, note) for position, note in zip(worst, notes)]
     caption = f"The {len(worst)} largest errors of {answers.n:,}."
     if draws_answers(answers.task):
         caption += " Left: the label; right: the prediction."
@@ -90,7 +88,11 @@ def _of_numbers(answers: Answers) -> list[Block]:
 
 
 def _largest_errors(answers: Answers) -> tuple[np.ndarray, list[float]]:
-    """Positions of the samples with the largest errors, and the main metric of each alone."""
+    """Positions of the samples with the largest errors, and the main metric of each alone.
+
+    No metrics if the main one is not an error: then the largest difference of a number decides, in
+    standard deviations of the labels.
+    """
     assert answers.predictions is not None
     assert answers.targets is not None
     distance = answers.numbers(answers.predictions) - answers.numbers(answers.truth())
@@ -98,7 +100,7 @@ def _largest_errors(answers: Answers) -> tuple[np.ndarray, list[float]]:
     order = np.argsort(-np.abs(distance / spread).max(1), kind="stable")[:CANDIDATES]
     _name, metric = main_metric(answers)
     if metric is None or metric.higher_is_better is not False:
-        return order[:SHOWN], [0.0] * SHOWN
+        return order[:SHOWN], []
     errors = []
     for position in order:
         one = slice(position, position + 1)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from attrs import asdict, define, field, frozen
 from fastapi import HTTPException
+from PIL import Image
 
 from ..errors import MtlError
 
@@ -35,6 +36,12 @@ class Limits:
         for name, value in asdict(self).items():
             if not value >= 1:
                 raise MtlError(f"{name} = {value}: expected at least 1")
+        most = Image.MAX_IMAGE_PIXELS
+        if most is not None and self.max_pixels > most:
+            raise MtlError(
+                f"max_pixels = {self.max_pixels}: expected at most {most}, above which Pillow "
+                "refuses images as decompression bombs"
+            )
 
 
 @define(eq=False)

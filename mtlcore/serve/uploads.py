@@ -134,7 +134,7 @@ def _errors_as_answers(read_s: float) -> Iterator[None]:
         raise HTTPException(408, f"the body did not arrive within {read_s:g} s") from error
     except ClientDisconnect as error:
         raise HTTPException(400, "the client closed the connection") from error
-    except FormParserError as error:
+    except (FormParserError, LookupError, ValueError) as error:  # or an unknown charset
         raise HTTPException(400, f"the body is not valid {MULTIPART}: {error}") from error
 
 
@@ -146,6 +146,6 @@ def _files(form: FormData, limits: Limits) -> list[Upload]:
         )
     uploads: list[Upload] = []
     for number, file in enumerate(files):
-        name = file.filename or f"image {number}"
+        name = (file.filename or f"image {number}").encode(errors="replace").decode()
         uploads.append(Upload(name[:MAX_NAME], file.file, limits.max_pixels))
     return uploads

@@ -15,7 +15,7 @@ from ..config.overrides import Table, read_toml
 from ..config.problems import explain
 from ..config.strict import converter
 from ..errors import MtlError, nearest
-from ..files import decoded, exists, read_file
+from ..files import decoded, exists, expanded, read_file
 from .definition import Definition
 from .plan import ROLES, STAGES, Plan
 from .results import Results
@@ -43,7 +43,7 @@ def read(file: Path, configs: Path | None = None) -> Definition:
     folder = configs or file.parent
 
     def located(name: str) -> str:
-        return str((folder / Path(name).expanduser()).absolute())
+        return str((folder / expanded(name)).absolute())
 
     extras = []
     for extra in definition.extras:

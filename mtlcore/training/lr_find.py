@@ -39,7 +39,9 @@ def range_test(experiment: Experiment, low: float, high: float, steps: int) -> R
     for lr in np.geomspace(low, high, steps).tolist():
         trainer.lr = lr
         loss = sum(experiment.entries[k].weight * float(x) for k, x in trainer.step().items())
-        if not math.isfinite(loss) or loss > DIVERGED * (losses or [loss])[0]:
+        if not losses and not math.isfinite(loss):
+            raise MtlError(f"the loss of the first step is {loss}: check the data and the losses")
+        if not math.isfinite(loss) or _has_diverged(loss, losses):
             break
         lrs.append(lr)
         losses.append(loss)
@@ -50,6 +52,11 @@ def range_test(experiment: Experiment, low: float, high: float, steps: int) -> R
         given = f"from --low {low:g} to --high {high:g}"
         raise MtlError(f"the loss does not fall {given}: set a lower --low, or more --steps")
     return RangeTest(tuple(lrs), tuple(smoothed.tolist()), lrs[int(slopes.argmin())])
+
+
+def _has_diverged(loss: float, losses: list[float]) -> bool:
+    first = losses[0] if losses else loss
+    return loss > first + (DIVERGED - 1) * abs(first)  # some losses are negative
 
 
 def _smoothed(losses: list[float], width: float) -> np.ndarray:

@@ -143,6 +143,8 @@ def test_mistakes_of_init_are_named_and_write_nothing(tmp_path, capsys, monkeypa
         (["--for", "faces", "--data", ".", "--unlabeled", "no", "--out", "a.toml"], "--unlabeled"),
         (["--for", "folders", "--data", ".", "--out", "old.toml"], "choose another --out"),
         (["--for", "folders", "--out", "a.toml"], "needs --data"),
+        (["--for", "folders", "--data", ".", "--reads", "x"], "--reads is for --for csv"),
+        (["--for", "folders", "--data", "~nouser/x", "--out", "a.toml"], "home directory"),
         (["--for", "csv", "--data", "old.csv", "--out", "a.toml"], "did you mean 'labels'"),
         (["--for", "csv", "--data", "no.csv", "--out", "a.toml"], "its columns: id, label. Add a"),
         (["--for", "csv", "--data", "out.csv", "--out", "a.toml"], "leads out of"),

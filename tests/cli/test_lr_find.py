@@ -6,10 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from dots_run import tiny_toml
 from PIL import Image
 
-from mtlcore import MtlError
+from mtlcore import MtlError, Trainer
 from mtlcore.cli import main
 from mtlcore.config import load
 from mtlcore.training.lr_find import range_test
@@ -55,6 +56,12 @@ def test_bad_options_are_refused_before_any_step(config, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["lr-find", str(config), "--plot", str(config.parent / "plot.png")]) == 2
     assert "type `pip install matplotlib`" in capsys.readouterr().err
+
+
+def test_a_first_loss_that_is_not_finite_is_an_error(config, monkeypatch):
+    monkeypatch.setattr(Trainer, "step", lambda self: {"quarter": torch.tensor(float("nan"))})
+    with pytest.raises(MtlError, match="the loss of the first step is nan"):
+        range_test(load(config), 1e-6, 1.0, 10)
 
 
 def test_a_loss_that_falls_nowhere_is_an_error(config):

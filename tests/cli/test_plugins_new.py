@@ -217,6 +217,7 @@ def test_a_new_plugin_works_as_a_plugin_file_before_it_is_installed(made: Path, 
         ),
         ("keys", "can't be the label of a table"),
         ("torch", "there is already a module 'torch'"),
+        ("head", "its class Head would hide an imported one: choose 'my_head'"),
     ],
 )
 def test_a_name_that_cannot_be_used_is_an_error_with_a_better_one(

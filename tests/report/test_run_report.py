@@ -13,6 +13,7 @@ import pytest
 import torch
 from mtl_faces.pose_metrics import pose_metrics
 from mtl_faces.rotations import to_matrix
+from mtl_faces.valence_arousal import ValenceArousal
 from PIL import Image
 from report_toys import CONFIG, page_of, trained
 from torchmetrics import Metric
@@ -23,12 +24,16 @@ from torchmetrics.classification import (
 )
 
 import mtlcore
-from mtlcore import MtlError
+from mtlcore import MtlError, Regression
 from mtlcore.cli import main
+from mtlcore.report.answers import Answers
+from mtlcore.report.blocks import Facts, Page
 from mtlcore.report.bootstrap import RESAMPLES, SEED, estimate
 from mtlcore.report.calibration import calibration_of
 from mtlcore.report.charts import Interval, Series, interval_chart, line_chart
+from mtlcore.report.html import write_page
 from mtlcore.report.metrics import _ranges
+from mtlcore.report.mistakes import _largest_errors
 from mtlcore.runs import RunFolder
 from mtlcore.tasks.dense.landmark_metrics import landmark_metrics
 from mtlcore.tasks.dense.segmentation_metrics import segmentation_metrics
@@ -203,6 +208,17 @@ def test_ranges_have_round_edges_and_hold_every_sample_once() -> None:
     assert _ranges(np.zeros(9)) == {}
 
 
+def test_the_metric_of_a_mistake_is_shown_only_if_it_is_an_error() -> None:
+    labels = torch.tensor([[0.1, 0.2], [0.3, -0.2], [-0.4, 0.0]])
+    answered = labels + torch.tensor([[0.0, 0.0], [0.5, 0.0], [0.0, 0.1]])
+    for task, metric, known in ((ValenceArousal(), "ccc", 0), (Regression(), "mae", 3)):
+        all_three = np.arange(3), answered, labels
+        found = Answers("task", task, "test", 3, {metric: 0.5}, {}, None, None, *all_three)
+        worst, errors = _largest_errors(found)
+        assert worst[0] == 1
+        assert len(errors) == known
+
+
 # ---------------------------------------------------------------------- runs that lack something
 
 
@@ -291,10 +307,13 @@ def test_a_damaged_log_is_named_and_the_rest_is_shown(copy) -> None:
 # ------------------------------------------------------------------------------- the command
 
 
-def test_mistakes_of_the_user_are_named_and_leave_nothing(run, tmp_path, capsys, subtests) -> None:
+def test_mistakes_of_the_user_are_named_and_leave_nothing(
+    run, tmp_path, capsys, subtests, monkeypatch
+) -> None:
     cases = [
         (["--out", "x.txt"], "expected an HTML file, such as"),
         (["--out", "no/x.html"], "is not a folder"),
+        (["--out", "."], "it is a folder"),
         (["--out", "x.html", "--split", "tset"], "did you mean 'test'"),
         (["--out", "x.html", "--set", "task.quarter.bye=1"], "bye"),
     ]
@@ -309,6 +328,12 @@ def test_mistakes_of_the_user_are_named_and_leave_nothing(run, tmp_path, capsys,
                 assert main(["report", str(run.path), *options]) == 2
                 assert message in capsys.readouterr().err
             assert list(tmp_path.iterdir()) == []
+    not_utf8 = Page("caf\udce9.jpg", "", Facts([]), [], "")
+    write_page(not_utf8, tmp_path / "x.html")
+    assert "caf\\udce9.jpg" in (tmp_path / "x.html").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", ".", "--out", "y.html"]) == 2
+    assert "is not a run folder" in capsys.readouterr().err
     with pytest.raises(MtlError, match="is not a run folder"):
         mtlcore.load_run(tmp_path).report(tmp_path / "x.html")
 

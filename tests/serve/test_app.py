@@ -215,6 +215,20 @@ def test_a_broken_body_is_refused(client: TestClient, body: bytes) -> None:
     assert reason(client.post("/predict", content=body, headers=multipart()), 400)
 
 
+@pytest.mark.parametrize("charset", ["utf-7", "unicode_escape", "none"])
+def test_a_body_of_an_odd_charset_is_answered(client: TestClient, charset: str) -> None:
+    header = 'Content-Disposition: form-data; name="images"; filename="+2AA-\\ud800.png"'
+    body = f"--{BOUNDARY}\r\n{header}\r\n\r\nx\r\n--{BOUNDARY}--\r\n".encode()
+    headers = {"Content-Type": f"{multipart()['Content-Type']}; charset={charset}"}
+    response = client.post("/predict", content=body, headers=headers)
+    assert response.status_code in (400, 422)
+
+
+def test_more_pixels_than_pillow_allows_are_refused() -> None:
+    with pytest.raises(MtlError, match=r"max_pixels = 100000000: expected at most 89478485"):
+        Limits(max_pixels=100_000_000)
+
+
 def test_a_body_without_a_boundary_is_refused(client: TestClient) -> None:
     headers = {"Content-Type": "multipart/form-data"}
     assert "boundary" in reason(client.post("/predict", content=b"x", headers=headers), 400)

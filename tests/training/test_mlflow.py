@@ -11,9 +11,10 @@ from dots_run import DOTS, REPORTERS, tiny_toml
 pytest.importorskip("mlflow", reason="needs mlflow-skinny: the extra mlflow")
 
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Metric, Run
 
 from mtlcore import Interrupted, MtlError
+from mtlcore.callbacks.mlflow import legal
 from mtlcore.callbacks.progress import SilentReporter
 from mtlcore.config import load
 from mtlcore.config.experiment import Experiment
@@ -106,6 +107,15 @@ def test_an_interrupted_run_is_closed_and_goes_on_in_the_same_mlflow_run(tmp_pat
     assert (last.info.run_id, last.info.status) == (first.run_id, "FINISHED")
     assert history(tmp_path, "loss/quarter") == rows(out, "loss/quarter")
     assert [step for step, _ in history(tmp_path, "loss/quarter")] == [2, 4, 6, 8]
+
+
+def test_metrics_of_groups_are_stored_under_names_that_mlflow_allows(tmp_path):
+    store = client(tmp_path)
+    run_id = store.create_run(store.create_experiment("own")).info.run_id
+    names = ["validation/gender/f1[race=white]", "loss/a+b", "lr"]
+    store.log_batch(run_id, metrics=[Metric(legal(name), 0.5, 0, 1) for name in names])
+    stored = store.get_run(run_id).data.metrics
+    assert stored.keys() == {"validation/gender/f1/race-white", "loss/a_b", "lr"}
 
 
 @pytest.mark.slow

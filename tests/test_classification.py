@@ -174,6 +174,12 @@ def test_metrics_equal_manual_counts_for_any_batches():
     assert int(found[1]["confusion"][1, 2]) == int(((target == 1) & (predicted == 2)).sum())
 
 
+def test_a_class_without_a_sample_is_left_out_of_the_mean_accuracy():
+    metric = Classification(classes=("a", "b", "c")).metrics()["mean_class_accuracy"]
+    metric.update(F.one_hot(torch.tensor([0, 0, 1, 2]), 3).float(), torch.tensor([0, 0, 1, 1]))
+    assert float(metric.compute()) == pytest.approx((1.0 + 0.5) / 2)
+
+
 def test_the_head_reads_the_pooled_features_through_one_linear_layer():
     task = Classification(classes=("a", "b"), dropout=0.0)
     h = head(task)

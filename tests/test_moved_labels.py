@@ -14,6 +14,7 @@ from mtlcore import Geometry, Mix, View
 from mtlcore.contracts import HeadInput, PreparedBatch
 from mtlcore.geometry import similarity
 from mtlcore.model.hybrid import HybridModel
+from mtlcore.model.losses import label_loss
 
 SIZE, VIEW = (20, 28), (18, 24)
 
@@ -146,3 +147,30 @@ def test_labels_that_all_followed_give_the_same_loss(reduce):
     every = torch.ones(2, 4)
     plain = loss_of(reduce, unfollowed=False, shares=every)
     assert loss_of(reduce, unfollowed=True, shares=every).item() == pytest.approx(plain.item())
+
+
+class MeanOfPixels(torch.nn.Module):
+    """A head whose loss is a mean over the batch, as of maps with normalize = "batch"."""
+
+    coupled = True
+
+    def loss(self, output, target, share):
+        return ((output - target).abs() * share).sum() / share.sum().clamp_min(1e-6)
+
+
+@pytest.mark.parametrize("reduce", ["mean", "geometric"])
+def test_a_view_into_which_no_label_followed_does_not_count_in_a_coupled_loss(reduce):
+    target, all_lost = torch.full((3,), 0.8), torch.ones(3)
+    clean = HeadInput((0,), ((target, torch.ones(3)),), torch.zeros(3))
+    lost = HeadInput((1,), ((target, torch.zeros(3)),), all_lost)
+    outputs = [torch.zeros(3)] * 2
+    loss = label_loss("map", MeanOfPixels(), outputs, [clean, lost], 1 / 3, reduce)
+    assert loss.item() == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("own", [1.0, 0.9, 0.5, 0.0])
+def test_a_mixed_view_weights_both_labels_by_their_shares_in_a_coupled_loss(own):
+    one, ten = torch.ones(4), torch.full((4,), 10.0)
+    mixed = HeadInput((0,), ((one, own * one), (ten, (1 - own) * one)))
+    loss = label_loss("map", MeanOfPixels(), [torch.zeros(4)], [mixed], 1 / 4, "mean")
+    assert loss.item() == pytest.approx(own * 1 + (1 - own) * 10)

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from ..contracts import Head, HeadInput, Output
 from ..errors import MtlError
-from ..networks import to_fp32
+from ..networks import sum_over_ranks, to_fp32
 
 
 def label_loss(
@@ -36,8 +37,9 @@ def label_loss(
         # Each view has its own partners and shares. Only the plain mean is linear in the shares.
         return views.mean(0).sum() * scale
 
-    if not head.coupled and _any_unfollowed(head_inputs):
-        return _mean_over_followed(views, head_inputs, reduce).sum() * scale
+    if _any_unfollowed(head_inputs):
+        loss = _mean_over_followed(views, _followed(head, head_inputs), reduce)
+        return loss if head.coupled else loss.sum() * scale
 
     if reduce == "geometric" and len(views) > 1:
         loss = views.clamp_min(1e-8).log().mean(0).exp()
@@ -60,8 +62,13 @@ def _loss(label: str, head: Head, output: Output, head_input: HeadInput) -> Tens
     In a mixed view there are two targets. Their shares sum to at most 1 for each sample.
     """
     output = to_fp32(output)
+    targets = head_input.targets
+    if head.coupled and len(targets) > 1:
+        # All targets in one call: the loss divides by the sum of all shares.
+        output = tree_map(lambda leaf: torch.cat([leaf] * len(targets)), output)
+        targets = (tree_map(lambda *leaves: torch.cat(leaves), *targets),)
     losses = []
-    for target, share in head_input.targets:
+    for target, share in targets:
         weights = (share,) if head.coupled and share is not None else ()
         loss = head.loss(output, target, *weights)
         _check_shape(label, head, loss)
@@ -81,13 +88,21 @@ def _any_unfollowed(head_inputs: Sequence[HeadInput]) -> bool:
     return any(head_input.unfollowed is not None for head_input in head_inputs)
 
 
-def _mean_over_followed(views: Tensor, head_inputs: Sequence[HeadInput], reduce: str) -> Tensor:
-    """Return (B,): the mean loss of each sample over the views to which its label was moved.
-
-    views: (V, B) losses, 0 where the share is 0. A sample without any such view has the loss 0.
-    """
+def _followed(head: Head, head_inputs: Sequence[HeadInput]) -> Tensor:
+    """Return which views have a label: (V, B) bool; of a coupled head (V,), of any sample."""
     shares = [head_input.share for head_input in head_inputs]
     followed = torch.stack([share for share in shares if share is not None]) > 0
+    if not head.coupled:
+        return followed
+    return sum_over_ranks(followed.sum(1).float()) > 0
+
+
+def _mean_over_followed(views: Tensor, followed: Tensor, reduce: str) -> Tensor:
+    """Return (B,): the mean loss of each sample over the views to which its label was moved.
+
+    views: (V, B) losses, 0 where the share is 0; (V,) and () of a coupled head. followed: as
+    `views`, bool. A sample without any such view has the loss 0.
+    """
     number = followed.sum(0).clamp_min(1)
     if reduce == "geometric" and len(views) > 1:
         logs = torch.where(followed, views.clamp_min(1e-8).log(), 0)

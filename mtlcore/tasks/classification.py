@@ -145,11 +145,13 @@ class Classification(SupervisedTask):
             MulticlassF1Score,
         )
 
+        from .class_metrics import MeanClassAccuracy
+
         c = len(self.classes)
         return {
             "accuracy": MulticlassAccuracy(c, average="micro"),
             "macro_f1": MulticlassF1Score(c, average="macro"),
-            "mean_class_accuracy": MulticlassAccuracy(c, average="macro"),
+            "mean_class_accuracy": MeanClassAccuracy(c),
             "confusion": MulticlassConfusionMatrix(c),
         }
 

@@ -189,18 +189,17 @@ class Multilabel(SupervisedTask):
     def metrics(self) -> dict[str, Metric]:
         """Return macro_map, the mean average precision over the labels, and thresholded metrics.
 
-        The others count a label as present from a probability of 0.5 on.
+        The others count a label as present from a probability of 0.5 on. A label that does not
+        occur is left out of macro_map and macro_f1.
         """
-        from torchmetrics.classification import (
-            MultilabelAveragePrecision,
-            MultilabelExactMatch,
-            MultilabelF1Score,
-        )
+        from torchmetrics.classification import MultilabelExactMatch, MultilabelF1Score
+
+        from .multilabel_metrics import MeanAveragePrecision, MeanF1
 
         n = len(self.classes)
         return {
-            "macro_map": MultilabelAveragePrecision(n, average="macro", ignore_index=_UNKNOWN),
-            "macro_f1": MultilabelF1Score(n, average="macro", ignore_index=_UNKNOWN),
+            "macro_map": MeanAveragePrecision(n, _UNKNOWN),
+            "macro_f1": MeanF1(n, _UNKNOWN),
             "micro_f1": MultilabelF1Score(n, average="micro", ignore_index=_UNKNOWN),
             "exact_match": MultilabelExactMatch(n, ignore_index=_UNKNOWN),
         }

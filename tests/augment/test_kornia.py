@@ -118,6 +118,29 @@ def test_neighbors_that_are_affine_become_one_warp_by_the_product_of_kornias_mat
     torch.testing.assert_close(view.geometry.points(points), moved + 0.5, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize(
+    "ops",
+    [
+        [{"op": "RandomAffine", "degrees": [180.0, 180.0], "p": 1.0, "padding_mode": "fill"}],
+        [
+            {"op": "RandomRotation", "degrees": [0.0, 0.0], "p": 1.0},
+            {"op": "RandomAffine", "degrees": [180.0, 180.0], "p": 1.0, "padding_mode": "border"},
+        ],
+        [
+            {"op": "RandomRotation", "degrees": [0.0, 0.0], "p": 1.0, "resample": "nearest"},
+            {"op": "CenterCrop", "size": 40},
+        ],
+    ],
+)
+def test_parameters_are_drawn_for_the_images_that_they_are_applied_to(ops):
+    images = torch.zeros(2, 3, 80, 80, dtype=torch.uint8)
+    images[..., 30:50, 30:50] = 255  # smaller after the view is scaled
+    view = recipe(*ops).view(images, (40, 40), rng())
+    middle = view.geometry.points(torch.full((2, 1, 2), 40.0))
+    torch.testing.assert_close(middle, torch.full((2, 1, 2), 20.0), atol=1e-3, rtol=0)
+    assert view.images[..., 18:22, 18:22].min() > 0.9
+
+
 def test_strong_equals_its_twin_of_kornias_functions():
     from kornia.enhance import adjust_brightness, adjust_contrast
     from kornia.filters import gaussian_blur2d

@@ -44,6 +44,13 @@ def test_the_error_is_divided_by_the_stated_norm(subtests):
             assert float(metric.compute()) == pytest.approx(5 / norm)
 
 
+def test_points_without_a_size_are_left_out():
+    line = torch.tensor([[[2.0, 5.0], [8.0, 5.0]], [[0.0, 0.0], [3.0, 3.0]]])
+    metric = Landmarks(2).metrics()["nme"]
+    metric.update(line + torch.tensor([0.0, 1.5]), line)  # the box of the first is flat
+    assert float(metric.compute()) == pytest.approx(0.5)
+
+
 def test_failures_and_the_area_under_the_curve():
     errors = np.array([0.0, 0.02, 0.05, 0.09, 0.3])
     true = torch.tensor([[0.0, 0.0], [10.0, 10.0]]).expand(5, 2, 2)
@@ -121,6 +128,7 @@ def test_wrong_pairs_are_refused(subtests):
         ({"flip_pairs": [[1, 1]]}, "two different numbers"),
         ({"norm": "pair"}, "needs norm_pair"),
         ({"norm_pair": [0, 1]}, "needs norm_pair"),
+        ({"points": 1}, "expected at least 2"),
     ):
         with subtests.test(str(fields)), pytest.raises(Exception, match=expected):
-            component("task", "landmarks", points=3, **fields)
+            component("task", "landmarks", **{"points": 3, **fields})

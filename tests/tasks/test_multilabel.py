@@ -124,6 +124,13 @@ def test_metrics_follow_their_definitions_and_ignore_unknown_labels():
     assert all(m.higher_is_better for m in metrics.values())
 
 
+def test_labels_that_do_not_occur_are_left_out_of_the_means():
+    target = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 1, 0]])
+    for name, metric in TASK.metrics().items():
+        metric.update(target.float(), target)
+        assert float(metric.compute()) == pytest.approx(1.0), name
+
+
 def by_definition(probabilities: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
     ap, f1, sums = [], [], np.zeros(3)
     for s, t in zip(probabilities.T, target.T):

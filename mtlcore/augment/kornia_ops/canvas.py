@@ -86,11 +86,18 @@ class Canvas:
     def frame_of(self, op: KorniaOp) -> Size:
         """Return (h, w) of the images that an operation receives.
 
-        Affine ones see the images before a delayed warp, all others those of the view's size.
+        Affine ones see the images before a delayed warp that they can join, all others those of the
+        view's size. It is decided here, before their parameters are drawn for that size.
         """
-        if not is_affine_class(op.cls) and self.frame != self.size:
+        if self.frame != self.size and not self._can_delay(op):
             self.view()
         return self.frame
+
+    def _can_delay(self, op: KorniaOp) -> bool:
+        if not is_affine_class(op.cls):
+            return False
+        sampling = _sampling(op.module(self.size))
+        return sampling is not None and self._sampling.fits(sampling)
 
     def apply(self, drawn: Drawn) -> None:
         """Apply one operation."""

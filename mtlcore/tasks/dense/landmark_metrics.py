@@ -17,19 +17,20 @@ from torchmetrics import Metric
 
 from .map_metrics import PixelMean
 
-SMALLEST = 1e-6  # pixels, of a norm
+SMALLEST = 1e-6  # pixels: a smaller norm is none
 
 
 def normalized_errors(preds: Tensor, target: Tensor, norm: str, pair: Sequence[int]) -> Tensor:
     """Return the mean distance of each sample's known points / its norm, (n,).
 
     preds, target: (B, K, 2) pixels. norm, pair: as in `Landmarks`. Samples without a known point,
-    or without a norm (an unknown point of the pair), are left out.
+    or without a norm (an unknown point of the pair, or a box of size 0), are left out.
     """
     known = ~target.isnan().any(2)
     distance = torch.where(known, (preds - target).norm(dim=2), 0)
     mean = distance.sum(1) / known.sum(1)
-    error = mean / _norms(target, known, norm, pair).clamp_min(SMALLEST)
+    norms = _norms(target, known, norm, pair)
+    error = mean / torch.where(norms > SMALLEST, norms, torch.nan)
     return error[error.isfinite() & known.any(1)]
 
 

@@ -34,7 +34,7 @@ FAR_OUTSIDE = 1.0  # of the image's width or height: no crop cuts off that much
 class Landmarks(AlignedTask):
     """K points of each image.
 
-    points: K.
+    points: K, at least 2.
     reads: the points of the data (default: the task's label).
     flip_pairs: pairs of points that change places in a mirrored image, such as the left and the
     right eye, [[36, 45], [39, 42]]. Numbers start at 0. Points in no pair stay what they are.
@@ -63,6 +63,11 @@ class Landmarks(AlignedTask):
 
     def __attrs_post_init__(self) -> None:
         _check_pairs(self.flip_pairs, self.points)
+        if self.points == 1:
+            raise ValueError(
+                "points = 1: errors are divided by a size of the points, and one point has none: "
+                "expected at least 2"
+            )
         if (self.norm == "pair") != bool(self.norm_pair):
             raise ValueError('norm = "pair" needs norm_pair, and only it: two numbers of points')
         if self.norm_pair:

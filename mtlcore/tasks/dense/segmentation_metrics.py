@@ -13,6 +13,8 @@ from torchmetrics.classification import (
     MulticlassJaccardIndex,
 )
 
+from ..class_metrics import MeanClassAccuracy
+
 
 class _OnClasses:
     """Updates a metric with probabilities (B, C, H, W) and class numbers (B, H, W)."""
@@ -31,6 +33,10 @@ class PixelAccuracy(_OnClasses, MulticlassAccuracy):
     """The share of pixels whose class is right."""
 
 
+class ClassAccuracy(_OnClasses, MeanClassAccuracy):
+    """The mean of the classes' shares of pixels that are right. Absent classes are left out."""
+
+
 class Confusion(_OnClasses, MulticlassConfusionMatrix):
     """The number of pixels of each class (row) that are predicted as each class (column)."""
 
@@ -40,6 +46,6 @@ def segmentation_metrics(c: int, ignore_index: int) -> dict[str, Metric]:
     return {
         "miou": MeanIou(c, ignore_index=ignore_index),
         "pixel_accuracy": PixelAccuracy(c, average="micro", ignore_index=ignore_index),
-        "mean_class_accuracy": PixelAccuracy(c, average="macro", ignore_index=ignore_index),
+        "mean_class_accuracy": ClassAccuracy(c, ignore_index=ignore_index),
         "confusion": Confusion(c, ignore_index=ignore_index),
     }

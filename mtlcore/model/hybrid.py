@@ -60,6 +60,9 @@ class HybridModel(nn.Module):
         self.encoder = SharedEncoder(experiment.encoder, experiment.input.size)
         freeze_encoder(self.encoder, experiment.encoder, experiment.freeze)
         self.shared_heads: dict[str, set[str]] = {}
+        # Parameters of the encoder that no head reads, such as those behind the pooled features of
+        # a network whose heads read maps. The trial of the first step finds them.
+        self.unread: tuple[nn.Parameter, ...] = ()
 
         # Supervised heads are built first: a pretext head may share them. A supervised head may
         # share a part of those above it.
@@ -269,13 +272,13 @@ class HybridModel(nn.Module):
         return [p for p in trainable if id(p) not in shared]
 
     def _touch_idle(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Give the heads of absent tasks a zero gradient.
+        """Give the heads of absent tasks, and what no head reads, a zero gradient.
 
         DDP waits for the gradient of every parameter. The step then drops these zeros.
         """
         if world_size() == 1:
             return losses
-        idle: list[Tensor] = []
+        idle = [p.sum() for p in self.unread]
         for label, head in self.heads.items():
             if label not in losses:
                 idle += [p.sum() for p in head.parameters() if p.requires_grad]

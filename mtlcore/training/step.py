@@ -80,7 +80,7 @@ def differentiate(train_state: TrainState, micro_batches: MicroBatches) -> Diffe
     compiled = bool(train_state.experiment.train.compile)
     with graph_context(at == "parameters" or compiled):
         values, task_weight = backward(train_state, micro_batches)
-    _drop_gradients_of_idle_heads(train_state.model, names)
+    _drop_idle_gradients(train_state.model, names)
     return Differentiated(names, values, task_weight, must_measure)
 
 
@@ -138,13 +138,15 @@ def graph_context(once_per_loss: bool) -> AbstractContextManager[object]:
     return context
 
 
-def _drop_gradients_of_idle_heads(model: HybridModel, names: Names) -> None:
-    """Set gradients to None in heads that no loss of this step uses."""
+def _drop_idle_gradients(model: HybridModel, names: Names) -> None:
+    """Set gradients to None in heads that no loss of this step uses, and where no head reads."""
     # Without a gradient the optimizer applies neither weight decay nor momentum. DDP leaves zeros
     # there, which would count as gradients.
     for label in model.heads.keys() - model.used(names):
         for p in model.heads[label].parameters():
             p.grad = None
+    for p in model.unread:
+        p.grad = None
 
 
 def _clip_gradients(train_state: TrainState, optimizer: _FabricOptimizer) -> Tensor:

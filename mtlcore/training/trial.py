@@ -14,6 +14,7 @@ from itertools import takewhile
 import numpy as np
 import torch
 from attrs import evolve
+from torch import nn
 
 from ..callbacks.guard import Callbacks
 from ..callbacks.untouched import restored_generators
@@ -23,6 +24,7 @@ from ..data.dataset import RunData
 from ..data.loader import Loader
 from ..errors import MtlError
 from ..evaluation.measure import measure, measure_pretexts
+from ..model.hybrid import HybridModel
 from ..networks import single_rank
 from ..registry.records import one_line
 from .buffers import Buffers
@@ -78,6 +80,8 @@ def try_step(train_state: TrainState, batches: list[Batch]) -> None:
         with restored_generators(train_state.fabric.device), torch.enable_grad():
             measure_if_due(trial, micro_batches.names)
             differentiate(trial, micro_batches)
+            if micro_batches.names == tuple(train_state.experiment.entries):
+                model.unread = _without_gradient(model)
     except PLUGIN_FAILURES as error:
         raise MtlError(_step_failed(trial, batches, error)) from error
     finally:
@@ -85,6 +89,12 @@ def try_step(train_state: TrainState, batches: list[Batch]) -> None:
         model.measuring = measuring
         model.zero_grad(set_to_none=True)
         loss_weighting.zero_grad(set_to_none=True)
+
+
+def _without_gradient(model: HybridModel) -> tuple[nn.Parameter, ...]:
+    """The trainable parameters of the encoder that a step of all losses gave no gradient."""
+    parameters = model.encoder.parameters()
+    return tuple(p for p in parameters if p.requires_grad and p.grad is None)
 
 
 def try_compiled_step(train_state: TrainState, callbacks: Callbacks, batches: list[Batch]) -> None:

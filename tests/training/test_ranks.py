@@ -124,6 +124,8 @@ def mtl_components():
     return [Plain, Noted, Killer]
 '''
 
+TAIL = "        self.tail = nn.Linear(8, 8)\n"
+
 PLAIN_CONFIG = """
 plugins = ["{dots}", "{plugin}"]
 
@@ -284,6 +286,27 @@ def test_a_run_on_a_pack_is_killed_twice_and_moves_from_2_ranks_to_1_and_back(tm
     assert runs.losses("pack") == runs.losses("memory")
     a, b = (runs.open(name).require().weights() for name in ("memory", "pack"))
     assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.slow
+def test_parameters_that_no_head_reads_stay_as_they_are_on_any_number_of_ranks(tmp_path):
+    """DDP waits for a gradient of each parameter; weight decay must not act on these."""
+    runs = Runs(tmp_path)
+    plugin = tmp_path / "plain.py"
+    tail = PLAIN_PLUGIN.replace("nn.Conv2d(4, 8, 3, 2, 1)\n", "nn.Conv2d(4, 8, 3, 2, 1)\n" + TAIL)
+    tail = tail.replace("y.mean((2, 3)), shared", "self.tail(y.mean((2, 3))), shared")
+    plugin.write_text(tail)
+    text = runs.config.read_text().replace('name = "sgd"', 'name = "adamw"')
+    begin, end = text.index("[task.quarter]"), text.index("[pretext.puzzling]")
+    text = text[:begin] + text[end:].replace("grid = 2", 'grid = 2\nhead = "spatial"')
+    runs.config.write_text(text)
+    for name, ranks in (("start", 1), ("one", 1), ("two", 2)):
+        steps = 1 if name == "start" else 4
+        runs.start(name, ranks, settings=[f"train.steps={steps}"])
+    start, one, two = (runs.open(name).require().weights() for name in ("start", "one", "two"))
+    for key, weight in start.items():
+        assert torch.equal(two[key], weight) == (".tail." in key), key
+        torch.testing.assert_close(two[key], one[key], atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow

@@ -86,6 +86,15 @@ CASES = (
         on_top="pretrain_puzzling_hybrid",
     ),
     Case(
+        "the same",
+        "400 (9 %), 40 % of them wrong",
+        SMALL,
+        "cifar3",
+        "label_noise",
+        hybrid="puzzling",
+        hybrid_all="puzzling_all",
+    ),
+    Case(
         "objects (CIFAR-10)",
         "450 (10 %)",
         "`vit_small`, from scratch",

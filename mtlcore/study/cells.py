@@ -59,7 +59,10 @@ def equal_compute(plan: Plan, rows: Sequence[Row], name: str) -> str | None:
     longer = [arm.name for arm in plan.longer()]
     if name in (study.baseline, *study.equal_compute_arms, *longer):
         return None
-    if not mean_forwards(rows, name) >= SAME_COMPUTE * mean_forwards(rows, study.baseline):
+    mine, base = mean_forwards(rows, name), mean_forwards(rows, study.baseline)
+    if math.isnan(base):  # of an extra that the baseline has no part in
+        mine, base = plan.forwards(name), plan.forwards(study.baseline)
+    if not mine >= SAME_COMPUTE * base:
         return study.baseline
     if study.equal_compute is True:
         wanted = study.arms[study.baseline].longer(plan.compute(name)).name

@@ -244,7 +244,7 @@ def test_links_to_folders_and_folders_that_are_closed_are_named(
     shutil.copy(photos / "00.png", tmp_path / "in")
     (tmp_path / "in" / "link").symlink_to(photos)
     first, second = predictor(tmp_path / "in")
-    assert "link is a link to a folder: name it as a source" in first.error
+    assert "link is a link to a folder, which is not followed" in first.error
     assert not second.error
 
     def closed(_: object) -> None:
@@ -444,7 +444,7 @@ def test_a_page_of_many_regions_and_tiny_or_oblong_images_can_be_drawn(run: Run)
         (["x.png", "--set", "detector.threshold=1"], "there is none: add --detector NAME"),
         (["x.png", "--set", "threshold=1", "--detector", "whole"], "only keys of the detector"),
         (["x.png", "--set", "detector.size=1", "--detector", "whole"], "size: unknown key"),
-        (["x.png", "--set", "detector=1", "--detector", "whole"], "expected a key of it"),
+        (["x.png", "--set", "detector=1", "--detector", "whole"], "name a key of it"),
         (["x.png", "--set", "detector.name=whole"], "there is none: add --detector NAME"),
         (["x.png", "--detector", "hole"], "did you mean 'whole'"),
         (["nothing/*.png"], "no file matches 'nothing/*.png'"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import MtlError
-from ..files import is_folder
+from ..files import is_folder, write_atomically, write_errors_as_mtl_error
 
 
 def require_png(option: str, path: Path) -> None:
@@ -30,11 +31,7 @@ def save_png(path: Path, image: np.ndarray) -> None:
     """Write an image (H, W, 3) uint8. Raises MtlError where that fails, and then leaves nothing."""
     from PIL import Image
 
-    # A temporary name in the same folder: the rename is atomic.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        Image.fromarray(image).save(temporary, format="PNG")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise MtlError(f"can't write {path}: {error.strerror or error}") from error
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, format="PNG")
+    with write_errors_as_mtl_error(path):
+        write_atomically(path, encoded.getbuffer())

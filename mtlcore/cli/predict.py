@@ -75,6 +75,7 @@ def predict(
             "nothing to predict: add images, folders, globs, tables or videos, such as: "
             f"mtl predict {run} photos/"
         )
+    _require_new(csv, parquet, draw)
     predictor = open_predictor(
         run,
         detector=_detector(run, detector, set_, plugin),
@@ -94,6 +95,20 @@ def predict(
     return 0
 
 
+def _require_new(csv: Path | None, parquet: Path | None, draw: Path | None) -> None:
+    """Raise MtlError if something would be overwritten. Called before any work."""
+    from ..files import is_folder, refuse_existing, write_errors_as_mtl_error
+
+    for table in (csv, parquet):
+        if table is not None:
+            refuse_existing(table)
+    if draw is None or not is_folder(draw):
+        return
+    with write_errors_as_mtl_error(draw):
+        if any(draw.iterdir()):
+            raise MtlError(f"--draw {draw}: the folder is not empty: choose another one")
+
+
 def _write_predictions(
     predictor: Predictor,
     source: Sequence[str],
@@ -105,16 +120,10 @@ def _write_predictions(
     """Predict, and write what the options ask for. -> the number of predictions, and of errors."""
     from contextlib import ExitStack
 
-    from ..files import is_folder, refuse_existing
     from ..prediction.sources import count_of
     from ..prediction.tables import csv_table, parquet_table
 
     total = count_of(source)
-    for out in (csv, parquet):
-        if out is not None:
-            refuse_existing(out)
-    if draw is not None and is_folder(draw) and any(draw.iterdir()):
-        raise MtlError(f"--draw {draw}: the folder is not empty: choose another one")
     prints = json or (csv is None and parquet is None)
     number = failed = 0
     with ExitStack() as stack:
@@ -163,7 +172,7 @@ def _detector(
     apply(tables, overrides)
     fields = tables.pop("detector", {})
     if not isinstance(fields, dict):
-        raise MtlError("--set detector: expected a key of it, such as --set detector.threshold=0.7")
+        raise MtlError("--set detector: name a key of it, such as --set detector.threshold=0.7")
     if tables:
         key = next(iter(tables))
         raise MtlError(

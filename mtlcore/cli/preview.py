@@ -44,7 +44,7 @@ def preview(
     if config is None and run is None:
         raise MtlError("mtl preview needs CONFIG, or --run RUN, or both")
     if augment and config is not None and run is not None:
-        raise MtlError("--augment draws no run: remove --run, or CONFIG to take that of the run")
+        raise MtlError("--augment does not read --run: remove one of --run and CONFIG")
     require_png("--out", out)
     if config is not None:
         experiment = load(config, set_, plugin)

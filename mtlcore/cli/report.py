@@ -58,7 +58,8 @@ def _study_file(where: Path) -> Path | None:
         return where
     # `mtl study run STUDY.toml` writes to the folder STUDY, with a copy of the file inside. The
     # paths in the file are relative to its own place.
-    original = where.absolute().with_suffix(".toml") if where.absolute().name else where
+    folder = where.absolute()  # "." has no name
+    original = folder.parent / f"{folder.stem}.toml"
     if is_file(original) and is_file(where / "runs.jsonl"):
         return original
     copy = where / "study.toml"

@@ -61,7 +61,8 @@ class HybridModel(nn.Module):
         freeze_encoder(self.encoder, experiment.encoder, experiment.freeze)
         self.shared_heads: dict[str, set[str]] = {}
         # Parameters of the encoder that no head reads, such as those behind the pooled features of
-        # a network whose heads read maps. The trial of the first step finds them.
+        # a network whose heads read maps. On several devices, the trial of the first step finds
+        # them.
         self.unread: tuple[nn.Parameter, ...] = ()
 
         # Supervised heads are built first: a pretext head may share them. A supervised head may

@@ -126,9 +126,8 @@ def _of_folder(folder: Path) -> Iterator[Item]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for link in (Path(root, name) for name in folders):
             if link.is_symlink():
-                yield Item(
-                    str(link), partial(_fail, f"{link} is a link to a folder: name it as a source")
-                )
+                reason = f"{link} is a link to a folder, which is not followed"
+                yield Item(str(link), partial(_fail, reason))
         for name in sorted(files):
             full = Path(root, name)
             if full.suffix.lower() in IMAGES and not name.startswith("."):

@@ -89,7 +89,7 @@ class HeldOut:
 
     def _evaluate(self, plan: Plan, run: Run) -> None:
         row = plan.results.by_key[run.key]
-        if "test" in row or self._line(plan, row):
+        if "test" in row or _line_of(plan, row, self._lines()):
             return
         folder = self.workspace.work / run.name
         _require_weights(folder, row)
@@ -104,21 +104,15 @@ class HeldOut:
         append_line(self.metrics, line)
 
     def _with_tests(self, plan: Plan, keys: Collection[Key]) -> Plan:
-        rows = [
-            {**row, **self._tests(plan, row)} if key_of(row) in keys else row
-            for row in plan.results.rows
-        ]
+        lines, rows = self._lines(), []
+        for row in plan.results.rows:
+            found = _line_of(plan, row, lines) if key_of(row) in keys else {}
+            tests = {key: value for key, value in found.items() if key.startswith("test")}
+            rows.append({**row, **tests})
         return Plan(plan.definition, Results(rows, plan.definition))
 
-    def _tests(self, plan: Plan, row: Row) -> Row:
-        found = self._line(plan, row)
-        return {key: value for key, value in found.items() if key.startswith("test")}
-
-    def _line(self, plan: Plan, row: Row) -> Row:
-        """Return the test metrics of a row; empty if they were not read yet."""
-        split = plan.run(key_of(row)).split
-        lines = _lines(self.metrics, "key", "weights", "test")
-        return next((line for line in lines if _is_of(line, row, split)), {})
+    def _lines(self) -> list[Row]:
+        return _lines(self.metrics, "key", "weights", "test")
 
 
 def _evaluated(plan: Plan, arms: Sequence[str]) -> list[Run]:
@@ -172,9 +166,13 @@ def _who() -> Row:
     return {"date": now.isoformat(timespec="seconds"), "user": user, "host": socket.gethostname()}
 
 
-def _is_of(line: Row, row: Row, split: str) -> bool:
-    found = tuple(line["key"]), line["weights"], line.get("split", "test")
-    return found == (key_of(row), row.get("weights"), split)
+def _line_of(plan: Plan, row: Row, lines: Sequence[Row]) -> Row:
+    """Return the line with the test metrics of a row; empty if they were not read yet."""
+    wanted = key_of(row), row.get("weights"), plan.run(key_of(row)).split
+    for line in lines:
+        if (tuple(line["key"]), line["weights"], line.get("split", "test")) == wanted:
+            return line
+    return {}
 
 
 def _lines(file: Path, *needed: str) -> list[Row]:

@@ -25,7 +25,7 @@ from ..data.loader import Loader
 from ..errors import MtlError
 from ..evaluation.measure import measure, measure_pretexts
 from ..model.hybrid import HybridModel
-from ..networks import single_rank
+from ..networks import single_rank, world_size
 from ..registry.records import one_line
 from .buffers import Buffers
 from .build import PLUGIN_FAILURES, dry_run
@@ -80,7 +80,8 @@ def try_step(train_state: TrainState, batches: list[Batch]) -> None:
         with restored_generators(train_state.fabric.device), torch.enable_grad():
             measure_if_due(trial, micro_batches.names)
             differentiate(trial, micro_batches)
-            if micro_batches.names == tuple(train_state.experiment.entries):
+            has_all = micro_batches.names == tuple(train_state.experiment.entries)
+            if world_size() > 1 and has_all:
                 model.unread = _without_gradient(model)
     except PLUGIN_FAILURES as error:
         raise MtlError(_step_failed(trial, batches, error)) from error

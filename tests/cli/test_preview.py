@@ -75,7 +75,7 @@ def test_it_draws_six_augmentations_with_their_labels(config, tmp_path) -> None:
     [
         (["--out", "x.png"], "needs CONFIG, or --run RUN"),
         (["CONFIG", "--out", "."], "can't write .: it is a folder"),
-        (["CONFIG", "--run", "r", "--augment", "--out", "x.png"], "--augment draws no run"),
+        (["CONFIG", "--run", "r", "--augment", "--out", "x.png"], "--augment does not read --run"),
         (["CONFIG", "--out", "x.jpg"], "expected a PNG file, such as x.png"),
         (
             ["CONFIG", "--out", "no/such/folder/x.png"],

@@ -29,7 +29,7 @@ from mtlcore.study.again import differences  # noqa: E402
 from mtlcore.study.cells import equal_compute  # noqa: E402
 from mtlcore.study.identity import fingerprint  # noqa: E402
 from mtlcore.study.plan import Plan  # noqa: E402
-from mtlcore.study.report import report  # noqa: E402
+from mtlcore.study.report import Tables, report  # noqa: E402
 from mtlcore.study.results import Results, Run, key_of  # noqa: E402
 from mtlcore.study.training import Trainee  # noqa: E402
 from mtlcore.study.workspace import Workspace  # noqa: E402
@@ -261,6 +261,22 @@ def test_arms_close_to_the_best_are_compared_with_the_rivals_too_and_others_are_
     compared = [line for line in text.splitlines() if " | fixmatch | " in line]
     arms = {line.split(" | ")[0].removeprefix("| ") for line in compared}
     assert arms == {"rotation", "local_rotation", "puzzling_both"}
+
+
+def test_a_study_that_still_runs_corrects_for_claims_with_one_seed_so_far():
+    """Else a verdict could change because other arms get runs."""
+    noise = np.random.default_rng(0).normal(0, 0.002, 5)
+
+    def measured(run: Run) -> float:
+        return 0.5 + (0.02 + noise[run.seed] if run.arm.name == "puzzling" else 0.0)
+
+    plan = played({}, measured, name="cifar3")
+    early = [r for r in plan.results.rows if r["seed"] == 0 or r["arm"] in ("sl_long", "puzzling")]
+    tables = Tables(with_rows(plan, early))
+    [found] = tables.comparisons()
+    assert (found.arm, found.baseline, found.difference.n) == ("puzzling", "sl_long", 5)
+    assert len(tables.claims()) > 5
+    assert found.p_holm == pytest.approx(found.p * len(tables.claims()))
 
 
 def test_an_extra_is_compared_at_equal_compute_too_and_lists_seeds_by_device():

@@ -23,7 +23,11 @@ def claims(known: Mapping[str, Protocol]) -> str:
         metric = protocol.plan.results.metric
         about = f"{metric} on test, in points. Baseline: `{definition.baseline}`. "
         about += f"{definition.full_steps:,} steps."
-        parts += [f"### Protocol `{name}`\n", about + "\n", _claims_of(protocol).markdown() + "\n"]
+        parts += [f"### Protocol `{name}`\n", about + "\n"]
+        if _is_copied(protocol):
+            parts.append("The main runs are those of another protocol, with its claims.\n")
+        else:
+            parts.append(_claims_of(protocol).markdown() + "\n")
         extras = _claims_of_extras(protocol)
         if extras.rows:
             parts += [f"Secondary experiments of `{name}`:\n", extras.markdown() + "\n"]
@@ -47,6 +51,11 @@ def _claims_of_extras(protocol: Protocol) -> Table:
     return Table("", columns, tuple(lines))
 
 
+def _is_copied(protocol: Protocol) -> bool:
+    """Whether all main runs were made for another protocol."""
+    return all(row["protocol"] != protocol.name for row in protocol.rows())
+
+
 def _claims_of(protocol: Protocol) -> Table:
     decided = protocol.comparisons()
     pairs = dict.fromkeys([*protocol.tables.claims(), *_rivals(protocol)])
@@ -57,7 +66,7 @@ def _claims_of(protocol: Protocol) -> Table:
             claim = f"`{mine}` minus `{other}`"
             verdict = _verdict(found, decided.get((mine, other)))
             lines.append((claim, _interval(found), str(found.n), verdict))
-    columns = ("claim", "difference, 95 % CI", "seeds", "corrected for all pairs of the protocol")
+    columns = ("claim", "difference, 95 % CI", "seeds", "corrected for all claims of the protocol")
     return Table("", columns, tuple(lines))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from hmtl.protocols import FOLDER
+from attrs import frozen
 
 from mtlcore.registry.catalog import catalog
 from mtlcore.study.definition import CONTROLS, Arm
@@ -19,6 +19,7 @@ COLUMNS = {
     ("cpu2", "head_pose"): "faces: head pose",
     ("digits", "main"): "digits",
     ("cifar3", "main"): "objects (CIFAR-10)",
+    ("vit", "main"): "objects (CIFAR-10), `vit_small`",
 }
 """The image sets of the pretext table: protocol and stage -> heading."""
 CASES: tuple[tuple[str, str, tuple[tuple[str, str, str, str], ...]], ...] = (
@@ -96,40 +97,60 @@ def cases(known: Mapping[str, Protocol]) -> str:
 
 def pretexts(known: Mapping[str, Protocol]) -> str:
     """Return one row for each pretext and form, one column for each image set."""
-    used = {key: title for key, title in COLUMNS.items() if (FOLDER / f"{key[0]}.toml").exists()}
+    by_protocol = {name: _forms(known[name]) for name, _ in COLUMNS if name in known}
+    forms = {form: None for found in by_protocol.values() for form in found}
     lines = []
     for pretext in sorted(catalog().of_kind("pretext")):
-        forms = [form for form in _forms(known, used) if pretext in form[1]]
-        if not forms:
-            lines.append((f"`{pretext}`", "", *[UNKNOWN] * len(used)))
-        for arm, _, views in forms:
-            cells = [gain(known, name, arm, stage) for name, stage in used]
-            lines.append((f"`{pretext}`", f"`{arm}` ({views:g} x)", *cells))
-    return Table("", ("pretext", "arm (compute)", *used.values()), tuple(lines)).markdown()
+        mine = [form for form in forms if pretext in form.pretexts]
+        if not mine:
+            lines.append((f"`{pretext}`", "", *[UNKNOWN] * len(COLUMNS)))
+        for form in mine:
+            cells = [
+                gain(known, name, form.arm, stage) if form in by_protocol.get(name, ()) else UNKNOWN
+                for name, stage in COLUMNS
+            ]
+            lines.append((f"`{pretext}`", form.shown, *cells))
+    return Table("", ("pretext", "arm (compute)", *COLUMNS.values()), tuple(lines)).markdown()
 
 
-def _forms(
-    known: Mapping[str, Protocol], used: Mapping[tuple[str, str], str]
-) -> list[tuple[str, set[str], float]]:
-    """Return name, pretexts and encoder forwards (relative to the baseline) of each arm."""
-    found: dict[str, tuple[str, set[str], float]] = {}
-    for name in dict.fromkeys(protocol for protocol, _ in used):
-        protocol = known.get(name)
-        for done in protocol.arms() if protocol else ():
-            assert protocol is not None
-            base, _, suffix = done.partition("+")
-            arm = protocol.plan.definition.arms.get(base)
-            if arm is not None and suffix not in CONTROLS and suffix[:1] != "x":
-                forwards = _forwards(protocol, done)
-                found.setdefault(done, (done, _pretexts_of(arm), forwards))
-    return list(found.values())
+@frozen
+class Form:
+    """A way to use pretexts. Arms of two protocols with one name may be two forms.
+
+    forwards: images that a run encodes, relative to a run of the baseline.
+    unlabeled: whether it reads images without labels.
+    """
+
+    arm: str
+    pretexts: frozenset[str]
+    forwards: float
+    unlabeled: bool
+
+    @property
+    def shown(self) -> str:
+        """Name and compute, as a cell."""
+        images = ", unlabeled images too" if self.unlabeled else ""
+        return f"`{self.arm}` ({self.forwards:g} x{images})"
 
 
-def _pretexts_of(arm: Arm) -> set[str]:
-    """Return the pretexts that an arm trains on, in one of its parts."""
+def _forms(protocol: Protocol) -> list[Form]:
+    """Return the forms of a protocol that have runs, without controls."""
+    found = []
+    for name in protocol.arms():
+        base, _, suffix = name.partition("+")
+        arm = protocol.plan.definition.arms.get(base)
+        if arm is not None and suffix not in CONTROLS and suffix[:1] != "x":
+            text = _settings_of(arm)
+            pretexts = frozenset({*arm.pretexts, *re.findall(r"pretext\.(\w+)\.", text)})
+            unlabeled = suffix == "all" or 'unlabeled="keep"' in text
+            found.append(Form(name, pretexts, _forwards(protocol, name), unlabeled))
+    return found
+
+
+def _settings_of(arm: Arm) -> str:
+    """Return the settings of all parts of an arm."""
     pretrained = arm.pretraining.set if arm.pretraining else ()
-    text = " ".join([*arm.set, *pretrained])
-    return {*arm.pretexts, *re.findall(r"pretext\.(\w+)\.", text)}
+    return " ".join([*arm.set, *pretrained])
 
 
 def _forwards(protocol: Protocol, arm: str) -> float:

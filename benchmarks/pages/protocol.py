@@ -48,8 +48,12 @@ class Protocol:
         return equal_compute(self.plan, self.rows(stage), arm)
 
     def comparisons(self) -> dict[tuple[str, str], Comparison]:
-        """Arm and other arm -> their comparison, corrected for all pairs of the protocol."""
+        """Arm and other arm -> their comparison, corrected for all claims of the protocol."""
         return {(c.arm, c.baseline): c for c in self.tables.comparisons()}
+
+    def steps(self, arm: str, stage: str) -> int | None:
+        """The steps of the runs of an arm; None without a run."""
+        return next((row["steps"] for row in self.rows(stage) if row["arm"] == arm), None)
 
     def scale(self, stage: str) -> Scale:
         """The multiplier of the metric of a stage."""
@@ -83,14 +87,18 @@ def question(file: Path) -> str:
 
 
 def gain(known: Mapping[str, Protocol], name: str, arm: str, stage: str = "main") -> str:
-    """Return the difference from SL at equal compute, or at equal steps where that did not run."""
+    """Return the difference from SL at equal compute, or at equal steps where that did not run.
+
+    Unknown if neither ran, or if the arm takes more steps than SL and SL at equal compute did not.
+    """
     protocol = known.get(name)
     if protocol is None or arm not in protocol.arms(stage):
         return UNKNOWN
     found, note = protocol.spread(arm, protocol.rival(arm, stage), stage), ""
     if found is None:
         baseline = protocol.plan.definition.baseline
-        found, note = protocol.spread(arm, baseline, stage), ", equal steps"
+        if protocol.steps(arm, stage) == protocol.steps(baseline, stage):
+            found, note = protocol.spread(arm, baseline, stage), ", equal steps"
     if found is None:
         return UNKNOWN
     unit = "" if protocol.plan.results.higher_is_better(stage) else " degrees"

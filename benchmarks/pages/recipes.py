@@ -22,7 +22,7 @@ class Measured:
     def line(self, known: Mapping[str, Protocol]) -> str:
         """Return the images, the gain over supervised learning at equal compute, and the verdict.
 
-        The verdict is corrected for all pairs of the protocol.
+        The verdict is corrected for all claims of the protocol.
         """
         protocol = known[self.protocol]
         rival = protocol.rival(self.arm)

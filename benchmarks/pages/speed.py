@@ -12,18 +12,26 @@ Suite = dict[str, Any]
 """One file of benchmarks/results."""
 
 LEVELS = {
-    "`equal`, `uncertainty`, `schedule`, losses of `torchjd`": "loss_level_k",
-    'gradients, `at = "features"`': "features_k",
-    'gradients, `at = "parameters"`, `every = 1`': "parameters_k",
+    "losses (`uncertainty`)": "loss_level_k",
+    'gradients (UPGrad), `at = "features"`': "features_k",
+    'gradients (UPGrad), `at = "parameters"`, `every = 1`': "parameters_k",
 }
+"""What a strategy reads, and the one that was measured -> the rows, up to the number of losses."""
 SUFFIX = " in sums"
 """Rows of weighting.json that compare with the sum of losses, not with K backward passes."""
 
 
 def suites(folder: Path) -> list[Suite]:
-    """Return the suites that have a machine and rows with a ratio, by name."""
+    """Return the suites that have a machine and rows with a ratio, by file name.
+
+    Other files hold no suite; the rows of the suite `gpu` are no ratios.
+    """
     found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
-    return [suite for suite in found if "suite" in suite and "machine" in suite]
+    return [suite for suite in found if "machine" in suite and _has_ratios(suite)]
+
+
+def _has_ratios(suite: Suite) -> bool:
+    return "suite" in suite and all({"ratio", "low", "high"} <= row.keys() for row in suite["rows"])
 
 
 def machine(suite: Suite) -> str:
@@ -80,7 +88,7 @@ def weighting_cost(folder: Path) -> str:
         lines.append((text, *cells))
     lines.append(
         (
-            'gradients, `at = "parameters"`, `every = 10`',
+            'gradients (UPGrad), `at = "parameters"`, `every = 10`',
             "",
             "",
             _cost(rows, "parameters_every10_k5"),

@@ -13,7 +13,7 @@ from .protocol import UNKNOWN, Protocol
 
 
 def weightings(known: Mapping[str, Protocol]) -> str:
-    """Return one row for each strategy: its difference from the same arm with `equal`."""
+    """Return one row for each strategy: its difference from the same arm with constant weights."""
     found: dict[str, list[str]] = {}
     for protocol in known.values():
         for name in protocol.arms():
@@ -28,16 +28,20 @@ def weightings(known: Mapping[str, Protocol]) -> str:
     for name in [*names, *sorted(set(found) - set(names)), "torchjd:<Name>"]:
         if name != "equal":
             lines.append((f"`{name}`", "; ".join(found.get(name, [UNKNOWN]))))
-    return Table("", ("strategy", "points over `equal`"), tuple(lines)).markdown()
+    return Table("", ("strategy", "points over constant weights"), tuple(lines)).markdown()
 
 
 def _weighted(protocol: Protocol, name: str) -> tuple[str, str | None]:
-    """Return the strategy of an arm, and the arm that differs from it in the strategy."""
-    arms = protocol.plan.definition.arms
+    """Return the strategy of an arm, and the arm that differs from it in the strategy.
+
+    It is the baseline of the protocol, if that is such an arm.
+    """
+    definition = protocol.plan.definition
+    arms = definition.arms
     strategy = _strategy(arms.get(name))
     if not strategy:
         return "", None
-    for other in arms.values():
+    for other in sorted(arms.values(), key=lambda arm: arm.name != definition.baseline):
         alike = other.pretexts == arms[name].pretexts and other.views == arms[name].views
         if alike and not _strategy(other) and other.name in protocol.arms():
             return strategy, other.name

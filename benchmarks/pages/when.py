@@ -61,7 +61,7 @@ CASES = (
         SMALL,
         "digits",
         hybrid="puzzling",
-        hybrid_all="inpainting_l1+all",
+        hybrid_all="puzzling+all",
         rival="pretrain_inpainting_all",
     ),
     Case(

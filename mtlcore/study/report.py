@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 
 from attrs import frozen
@@ -231,12 +232,17 @@ class Tables:
         return list(found)
 
     def comparisons(self) -> list[Comparison]:
-        """Return the claims that have two seeds or more, corrected by Holm for all of them."""
+        """Return the claims that have two seeds or more, corrected by Holm for all of them.
+
+        Claims of arms that will have more seeds count, too: else a verdict of a study that still
+        runs could change without new runs of its arms. A screening with one seed makes no claim.
+        """
         rows = self.rows_of("main")
         pairs = [self._pair(rows, mine, other) for mine, other in self.claims()]
-        return compare_pairs(
-            [pair for pair in pairs if len(pair.mine.keys() & pair.other.keys()) > 1]
-        )
+        tested = [len(pair.mine.keys() & pair.other.keys()) > 1 for pair in pairs]
+        if not self.plan.definition.seeds:  # with stages: the others were only screened
+            return compare_pairs(list(compress(pairs, tested)))
+        return list(compress(compare_pairs(pairs), tested))
 
     def _pair(self, rows: Sequence[Row], mine: str, other: str) -> Pair:
         values = []

@@ -20,6 +20,7 @@ from dense_rows import FILE, Rows, read, table
 from dense_sides import LIBMTL, HandStep, Net, as_ours, batches, libmtl_step, ours
 from torch import nn
 
+from mtlcore import MtlError
 from mtlcore.config.experiment import Experiment
 from mtlcore.data.dataset import RunData, open_data
 
@@ -75,14 +76,21 @@ def main(words: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of a training")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     args = parser.parse_args(words)
-    if camvid() is None:
-        print(f"dense-miou: set {DATA} to the folder that holds camvid", file=sys.stderr)
+    try:
+        return train_all(args)
+    except MtlError as error:
+        print(f"dense-miou: {error}", file=sys.stderr)
         return 2
+
+
+def train_all(args: argparse.Namespace) -> int:
+    """Train what is left. Raises MtlError without images, or if the file has foreign rows."""
+    if camvid() is None:
+        raise MtlError(f"set {DATA} to the folder that holds camvid")
     try:
         todo = left(read(args.out), args.steps, tuple(args.seeds))
     except ValueError as error:
-        print(f"dense-miou: {args.out}: {error}", file=sys.stderr)
-        return 2
+        raise MtlError(f"{args.out}: {error}") from None
     data: RunData | None = None
     for seed, side in todo:
         exp = experiment(seed, args.steps, SIZE)

@@ -56,10 +56,10 @@ def robustness_of(known: Mapping[str, Protocol]) -> str:
     if not rows:
         return NOT_RUN
 
-    def baseline_of(protocol: str) -> str:
-        return known[protocol].plan.role("@equal_compute")[0].name
+    def rival_of(protocol: str, stage: str, arm: str) -> str | None:
+        return known[protocol].rival(arm, stage)
 
-    return robustness(rows, baseline_of)
+    return robustness(rows, rival_of)
 
 
 def miou_of_sides() -> str:

@@ -141,8 +141,8 @@ def measured(
 ) -> Times:
     """Return name -> seconds of each round. Every round runs every variant; the order alternates.
 
-    settle: called after each variant, unmeasured. What one variant reads ahead must not run while
-    another one is measured.
+    settle: called after each variant, and measured with it: what it reads ahead is work of this
+    round, as what it found read ahead was work of the round before.
     """
     names = list(variants)
     times: Times = {name: [] for name in names}
@@ -150,8 +150,8 @@ def measured(
         for name in names if number % 2 else names[::-1]:
             wall_s, cpu_s = time.perf_counter(), cpu_seconds()
             variants[name]()
-            spent = Spent(time.perf_counter() - wall_s, cpu_seconds() - cpu_s)
             settle()
+            spent = Spent(time.perf_counter() - wall_s, cpu_seconds() - cpu_s)
             if number >= warm:
                 times[name].append(spent)
     return times

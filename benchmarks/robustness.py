@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -199,10 +198,12 @@ def _left(args: argparse.Namespace, plan: Plan) -> list[Run]:
 
 def _row(args: argparse.Namespace, plan: Plan, run: Run) -> dict[str, Any]:
     """Measure a run. Raises MtlError if its folder does not hold the run of the committed row."""
+    row = plan.results.row(run)
+    if row is None:
+        raise MtlError(f"{run.name} has no committed row: train it first")
     begin = time.process_time()
     found = measured(args.work / run.name)
-    row = plan.results.row(run)
-    committed = math.nan if row is None else 100 * metric_in(row, "test", plan.results.metric)
+    committed = 100 * metric_in(row, "test", plan.results.metric)
     if not abs(found["clean"] - committed) < 1e-3:
         raise MtlError(
             f"{run.name}: its accuracy is {found['clean']}, that of the committed row {committed}"

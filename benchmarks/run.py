@@ -86,6 +86,7 @@ def run_suite() -> int:
     """Run one suite, print its table, and return the exit code."""
     from suites import SUITES
 
+    from mtlcore import MtlError
     from mtlcore.training.memory import keep_freed_memory
 
     # As in a training run, for all variants. Page faults would be noise: their number depends on
@@ -102,7 +103,11 @@ def run_suite() -> int:
     parser.add_argument("--check", action="store_true", help="exit with 1 if a gate is missed")
     args = parser.parse_args()
 
-    rows = SUITES[args.suite](args.quick)
+    try:
+        rows = SUITES[args.suite](args.quick)
+    except MtlError as error:
+        print(f"run.py {args.suite}: {error}", file=sys.stderr)
+        return 2
     result = {
         "suite": args.suite,
         "machine": machine(),
@@ -120,6 +125,7 @@ def run_suite() -> int:
 
 
 def main() -> int:
+    """Run the command, and return its exit code."""
     if sys.argv[1:2] == ["hmtl"]:
         return run_hmtl(sys.argv[2:])
     if sys.argv[1:2] == ["gpu"]:

@@ -117,7 +117,7 @@ def test_a_run_is_measured_on_the_images_of_its_test_split(tmp_path):
     assert found["ece"] == pytest.approx(100 * sum(gaps), abs=1e-3)
 
 
-def test_the_table_compares_means_of_strengths_by_seed():
+def test_the_table_compares_means_of_strengths_by_seed_within_a_stage():
     def row(arm: str, seed: int, clean: float, noise: list[float]) -> dict[str, object]:
         others = {name: [50.0, 40.0, 30.0] for name in ("blur", "contrast", "jpeg")}
         return {
@@ -127,12 +127,16 @@ def test_the_table_compares_means_of_strengths_by_seed():
 
     rows = [
         row("hybrid", 1, 64.0, [60.0, 50.0, 40.0]),
+        row("hybrid", 2, 66.0, [60.0, 50.0, 40.0]),
         row("sl", 0, 60.0, [50.0, 40.0, 30.0]),
         row("sl", 1, 62.0, [50.0, 40.0, 30.0]),
+        row("alone", 1, 10.0, [5.0, 5.0, 5.0]) | {"stage": "label_noise"},
     ]
-    last = table(rows, lambda protocol: "sl").splitlines()[-2:]
-    assert last[0].startswith("| `p` | `sl` | 2 | 61.0 | 40.0 | 40.0 |")
-    assert last[1].startswith("| `p` | `hybrid` | 1 | 64.0 (+2.0) | 50.0 (+10.0) | 40.0 (+0.0) |")
+    rivals = {"hybrid": "sl", "alone": "sl"}
+    noise, sl, hybrid = table(rows, lambda _p, _s, arm: rivals.get(arm)).splitlines()[-3:]
+    assert sl.startswith("| `p` | main | `sl` | 2 | 61.0 | 40.0 | 40.0 |")
+    assert hybrid.startswith("| `p` | main | `hybrid` | 2 | 65.0 (+2.0, n = 1) | 50.0 (+10.0, n = 1)")
+    assert noise.startswith("| `p` | label_noise | `alone` | 1 | 10.0 | 5.0 | 40.0 |")
 
 
 # ------------------------------------------------------------------------------------ wrong labels

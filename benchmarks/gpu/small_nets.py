@@ -112,6 +112,7 @@ class _Setup:
         self.bench.needs_cuda()
         made = resident(self.trainer())
         torch._dynamo.reset()
+        before = skipped_graphs()  # of earlier rows
         net = made.encoder.net
         made.encoder._compiled = torch.compile(net.forward, fullgraph=True, mode="reduce-overhead")
 
@@ -121,8 +122,7 @@ class _Setup:
 
         # The first steps compile, warm up and record the graphs.
         row = self.speed(step, warm=10)
-        skipped = torch._dynamo.utils.counters["inductor"].get("cudagraph_skips", 0)
-        return {**row, "graphs_skipped": skipped}
+        return {**row, "graphs_skipped": skipped_graphs() - before}
 
     def encoder_graph(self) -> Row:
         self.bench.needs_cuda()
@@ -145,6 +145,11 @@ class _Setup:
     def hand(self) -> _Hand:
         with torch.random.fork_rng(devices=[]):
             return _Hand(self.encoder, self.size, self.batch, self.bench.device)
+
+
+def skipped_graphs() -> int:
+    """Return how many CUDA graphs torch.compile did not record in this process so far."""
+    return torch._dynamo.utils.counters["inductor"].get("cudagraph_skips", 0)
 
 
 class _Pooled(nn.Module):

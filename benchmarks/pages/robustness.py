@@ -21,26 +21,31 @@ COLUMNS = {
 """Key of a row -> heading. A list of accuracies is shown by its mean."""
 
 
-def robustness(rows: Sequence[Row], baseline_of: Callable[[str], str]) -> str:
-    """Return one line for each arm: means over seeds, and differences from its baseline.
+Group = tuple[str, str, str]
+"""Protocol, stage and arm."""
 
-    baseline_of: protocol -> the arm that the others are compared with. It comes first.
+
+def robustness(rows: Sequence[Row], rival_of: Callable[[str, str, str], str | None]) -> str:
+    """Return one line for each arm: means over seeds, and differences from its rival.
+
+    rival_of: protocol, stage, arm -> the arm that it is compared with, if any.
     """
-    by_arm: dict[tuple[str, str, str], list[Row]] = {}
+    groups: dict[Group, list[Row]] = {}
     for row in rows:
-        by_arm.setdefault((row["protocol"], row["stage"], row["arm"]), []).append(row)
+        groups.setdefault((row["protocol"], row["stage"], row["arm"]), []).append(row)
+    rivals = {group: rival_of(*group) for group in groups}
 
-    def baseline_first(key: tuple[str, str, str]) -> tuple[str, str, bool]:
-        protocol, stage, arm = key
-        return protocol, stage, arm != baseline_of(protocol)
+    def baselines_first(group: Group) -> tuple[str, str, bool]:
+        protocol, stage, _ = group
+        return protocol, stage, rivals[group] is not None
 
     lines = []
-    for protocol, stage, arm in sorted(by_arm, key=baseline_first):
-        mine = by_arm[protocol, stage, arm]
-        other = by_arm.get((protocol, stage, baseline_of(protocol)), [])
-        cells = [_cell(mine, [] if other is mine else other, key) for key in COLUMNS]
-        lines.append((f"`{protocol}`", f"`{arm}`", str(len(mine)), *cells))
-    columns = ("protocol", "arm", "seeds", *COLUMNS.values())
+    for group in sorted(groups, key=baselines_first):
+        protocol, stage, arm = group
+        mine, other = groups[group], groups.get((protocol, stage, rivals[group] or ""), [])
+        cells = [_cell(mine, other, key) for key in COLUMNS]
+        lines.append((f"`{protocol}`", stage, f"`{arm}`", str(len(mine)), *cells))
+    columns = ("protocol", "stage", "arm", "seeds", *COLUMNS.values())
     return Table("", columns, tuple(lines)).markdown()
 
 
@@ -48,7 +53,10 @@ def _cell(mine: Sequence[Row], other: Sequence[Row], key: str) -> str:
     values = _by_seed(mine, key)
     shown = f"{mean(values.values()):.1f}"
     difference = paired(values, _by_seed(other, key))
-    return f"{shown} ({difference.signed(1)})" if difference else shown
+    if difference is None:
+        return shown
+    fewer = "" if difference.n == len(values) else f", n = {difference.n}"
+    return f"{shown} ({difference.signed(1)}{fewer})"
 
 
 def _by_seed(rows: Sequence[Row], key: str) -> dict[int, float]:

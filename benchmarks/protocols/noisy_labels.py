@@ -11,7 +11,7 @@ from attrs import evolve, field, frozen
 from attrs.validators import and_, ge, lt
 from mtl_faces.sources.fer2013 import Fer2013
 
-from mtlcore import Categories, Index, hookimpl
+from mtlcore import Categories, Index, MtlError, hookimpl
 from mtlcore.data.folder import ImageFolder
 
 share = and_(ge(0.0), lt(1.0))
@@ -44,10 +44,14 @@ class NoisyFer2013(Fer2013):
 
 
 def with_noise(index: Index, annotation: str, noise: float) -> Index:
-    """Return the index with a share of its training labels replaced by another class."""
+    """Return the index with a share of its training labels replaced by another class.
+
+    Raises MtlError if the data set has no split of its own.
+    """
     labels = index.annotations[annotation]
     assert isinstance(labels, Categories)
-    assert index.split is not None
+    if index.split is None:
+        raise MtlError("label noise needs the folders train/<class>/ and test/<class>/")
     classes = np.flatnonzero(np.asarray(labels.names) != "")
     labeled = np.flatnonzero(index.split.isin("train") & np.isin(labels.codes, classes))
 

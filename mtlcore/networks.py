@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .errors import MtlError
+
 T = TypeVar("T")
 
 # Plain globals, so a process can run one training at a time. A ContextVar would separate threads,
@@ -77,6 +79,9 @@ class EMA(nn.Module):
     final: in [0, 1]. The momentum changes linearly to this value during the run. None: constant.
     batch_stats: True if BatchNorm layers normalize by the batch (BYOL's teacher), not by the copied
     running statistics.
+
+    Raises MtlError if `source` refers to a module outside of it by a `SharedHead`: a copy of that
+    module would keep its initial weights.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class EMA(nn.Module):
         batch_stats: bool = False,
     ) -> None:
         super().__init__()
+        _require_whole(source)
         # A tuple hides the module from torch: it must be neither our submodule nor in our state.
         self._source = (source,)
         self.momentum = momentum
@@ -153,6 +159,18 @@ class SharedHead(nn.Module):
     def forward(self, *inputs: object) -> object:
         """Call the shared module."""
         return _call(self.net, inputs)
+
+
+def _require_whole(source: nn.Module) -> None:
+    """Raise MtlError if a module shares a part with a module outside of it."""
+    own = set(source.modules())
+    shared = [m for m in source.modules() if isinstance(m, SharedHead) and m.net not in own]
+    if shared:
+        part = type(shared[0].net).__name__
+        raise MtlError(
+            f"EMA({type(source).__name__}): it shares a {part} with another head (SharedHead), and "
+            "a copy would not follow that; copy a head that shares nothing"
+        )
 
 
 class FrozenModule(nn.Module):

@@ -141,6 +141,14 @@ def test_a_shared_network_passes_gradient_and_is_not_registered():
     assert net.weight.grad is not None
 
 
+def test_a_momentum_copy_of_a_head_that_shares_a_part_is_refused():
+    """The shared part is no parameter of the head: its copy would keep its initial weights."""
+    trunk = nn.Linear(2, 2)
+    with pytest.raises(MtlError, match=r"EMA\(Sequential\): it shares a Linear with another head"):
+        EMA(nn.Sequential(SharedHead(trunk), nn.Linear(2, 1)))
+    EMA(nn.Sequential(trunk, SharedHead(trunk)))  # a part of its own
+
+
 def test_frozen_running_statistics_still_normalize_by_the_batch():
     norm = nn.BatchNorm1d(3)
     x = torch.randn(16, 3) * 5 + 2

@@ -4,8 +4,8 @@ DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks wi
 arXiv:1708.04552. In the hybrid method, cutout follows the transform of the pretext, so that no tile
 is shuffled together with its hole.
 
-Our choices, where the paper of the hybrid method gives no details: the square is completely inside
-the image, so its area is constant; it is mid gray; every position is equally likely.
+Our choices: the square is completely inside the image, so its area is constant; it is mid gray
+(black in the scripts of the hybrid method); every position is equally likely.
 """
 
 from __future__ import annotations

@@ -12,9 +12,10 @@
 An augmentation draws its parameters for the whole batch at once, warps each image once, and copies
 nothing to the host. Sample i of the result depends on sample i of the images alone.
 
-We warp FIRST, while the table has it last. Color operations act on single pixels and nearly commute
-with interpolation. Noise and blur are then measured in the pixels that the encoder reads, whatever
-the size of the cached images.
+The ranges are theirs; docs/method.md lists where the operations differ from the authors' scripts.
+Contrast multiplies pixel values here, so it changes brightness, too. We warp FIRST, while the table
+has it last: color operations act on single pixels and nearly commute with interpolation. Noise and
+blur are then measured in the pixels that the encoder reads, whatever the size of the cached images.
 """
 
 from __future__ import annotations

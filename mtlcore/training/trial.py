@@ -34,6 +34,7 @@ from .state import TrainState
 from .step import differentiate, measure_if_due
 
 MOST_LINES = 3  # of a compiler's error in a message
+ALL = 0.999  # a share of labels that is all of them, up to rounding
 SAMPLES = 64  # validation samples with a label of a task, on which its metrics are tried
 
 
@@ -61,6 +62,7 @@ def try_run(train_state: TrainState, callbacks: Callbacks, data: RunData, loader
         try_compiled_step(train_state, callbacks, batches)
     else:
         try_step(train_state, batches)
+    _note_lost_labels(train_state, callbacks, batches)
     try_evaluation(train_state, callbacks, data)
     if callbacks.folder is not None:
         callbacks.check()
@@ -96,6 +98,22 @@ def _without_gradient(model: HybridModel) -> tuple[nn.Parameter, ...]:
     """The trainable parameters of the encoder that a step of all losses gave no gradient."""
     parameters = model.encoder.parameters()
     return tuple(p for p in parameters if p.requires_grad and p.grad is None)
+
+
+def _note_lost_labels(train_state: TrainState, callbacks: Callbacks, batches: list[Batch]) -> None:
+    """Say which tasks the first step teaches nothing, since no view keeps a label of theirs."""
+    micro_batches = LazyMicroBatches(train_state, batches)
+    with restored_generators(train_state.fabric.device):
+        for number in range(len(micro_batches)):
+            micro_batches.prepare(number)
+    for name, share in micro_batches.unfollowed().items():
+        if float(share) > ALL:
+            label = name.removeprefix("unfollowed/")
+            callbacks.note(
+                f"[task.{label}] no label of the first step can follow the pixels of the views "
+                "that its head reads, so this step does not train it; if a pretext shuffles these "
+                'views, set views.supervised = "clean" or "both"'
+            )
 
 
 def try_compiled_step(train_state: TrainState, callbacks: Callbacks, batches: list[Batch]) -> None:

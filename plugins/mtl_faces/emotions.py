@@ -19,3 +19,11 @@ class Emotion(StrEnum):
     DISGUST = "disgust"
     ANGER = "anger"
     CONTEMPT = "contempt"
+
+
+BY_FOLDER = {str(emotion): emotion for emotion in Emotion if emotion is not Emotion.CONTEMPT} | {
+    "happy": Emotion.HAPPINESS,
+    "sad": Emotion.SADNESS,
+    "angry": Emotion.ANGER,
+}
+"""Folder in copies of datasets with seven emotions, in lower case -> emotion."""

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 import torch.nn.functional as F
 from attrs import field, frozen
-from attrs.validators import and_, ge, le
+from attrs.validators import and_, ge, le, lt
 from torch import Tensor, nn
 
 from mtl_pretexts._shared import require_two_samples
@@ -66,7 +66,7 @@ class Byol(PretextTask):
         "single_sample": "its batch normalization, which prevents collapse, needs two samples"
     }
 
-    momentum: float = field(default=0.996, validator=and_(ge(0.0), le(1.0)))
+    momentum: float = field(default=0.996, validator=and_(ge(0.0), lt(1.0)))
     hidden: int = field(default=512, validator=and_(ge(1), le(2**16)))
     width: int = field(default=256, validator=and_(ge(1), le(2**16)))
 

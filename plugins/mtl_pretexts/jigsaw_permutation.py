@@ -46,11 +46,12 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
 TILE = 64 / 75  # tile size as a share of the cell size
+MOST = 1000  # permutations: the paper's largest set; the time to choose them grows with it
 STD = 0.25  # of every tile, around gray
 
 
 def _enough(task: JigsawPermutation, _: Attribute[int], value: int) -> None:
-    most = factorial(task.grid**2)
+    most = min(factorial(task.grid**2), MOST)
     if not 2 <= value <= most:
         raise ValueError(f"permutations = {value} of grid = {task.grid}: expected 2 to {most}")
 
@@ -60,7 +61,7 @@ class JigsawPermutation(PretextTask):
     """Classify the order of the image's tiles, one of K.
 
     grid: tiles along each side.
-    permutations: number of orders, K.
+    permutations: number of orders, K, at most 1000 as in the paper.
     enlarge: resize tiles to the size of the image.
     """
 

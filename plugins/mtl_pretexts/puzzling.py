@@ -23,7 +23,17 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mtl_pretexts._shared import SURE, empty_place, require_square, resize_to
-from mtlcore import AugmentedBatch, BuildContext, Features, Head, PretextTask, Rng, View, hookimpl
+from mtlcore import (
+    AugmentedBatch,
+    BuildContext,
+    Features,
+    Head,
+    MtlError,
+    PretextTask,
+    Rng,
+    View,
+    hookimpl,
+)
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -48,7 +58,7 @@ class Puzzling(PretextTask):
 
     grid: tiles along each side.
     head: "pooled", the paper's P softmaxes from the pooled features by one linear layer, or
-    "spatial": each cell of the coarse map predicts its tile.
+    "spatial": each cell of the coarse map predicts its tile. That map needs a cell for each tile.
     scales: one view each. The size of the view is drawn from this range times the input size. The
     Siamese variant has three.
     rotate: also turn each tile by quarter turns, and predict them.
@@ -134,7 +144,17 @@ class Puzzling(PretextTask):
         return unshuffle(target["tile"][:, 0], turns, view)
 
     def build(self, context: BuildContext) -> Head:
-        return PuzzlingHead(context.info.dim, context.info.channels[-1], self)
+        """Return the head. Raises MtlError if a spatial head has fewer cells than tiles."""
+        info = context.info
+        height, width = info.map_sizes[-1]
+        if self.head == "spatial" and min(height, width) < self.grid:
+            image = " x ".join(map(str, info.image_size))
+            raise MtlError(
+                f'puzzling: head = "spatial" needs a cell for each of {self.grid} x {self.grid} '
+                f"tiles; the coarsest map of the encoder has {height} x {width} cells for images "
+                f'of {image} pixels; set head = "pooled", a smaller grid, or a larger input.size'
+            )
+        return PuzzlingHead(info.dim, info.channels[-1], self)
 
     def metrics(self) -> dict[str, Metric]:
         """accuracy: share of positions with the right tile (chance: 1 / P)."""

@@ -31,6 +31,9 @@ def release(tmp_path):
             for pose in (0, 1, 12):
                 face(tmp_path, f"{part}{flip}/{part}_1051618982_1_{pose}", yaw=sign * 5.0 * pose)
     face(tmp_path, "HELEN/HELEN_232194_1_0")
+    face(tmp_path, "AFW/AFW_1051618982_2_0")  # another face of the photograph
+    for photograph in ("0001", "0002"):
+        face(tmp_path, f"LFPW/LFPW_image_test_{photograph}_0")
     (tmp_path / "landmarks" / "AFW").mkdir(parents=True)
     (tmp_path / "Code").mkdir()
     return tmp_path
@@ -61,15 +64,18 @@ def test_angles_are_degrees_in_the_order_yaw_pitch_roll(release):
 
 def test_all_poses_of_a_photograph_and_their_mirrored_copies_are_one_group(release):
     index = W300Lp(release).index()
-    assert len(index) == 13
+    assert len(index) == 16
     assert index.split is None
     groups = dict(zip(index.keys.tolist(), index.group.tolist()))
     assert set(groups.values()) == {
-        "AFW/AFW_1051618982_1",
-        "HELEN/HELEN_1051618982_1",
-        "HELEN/HELEN_232194_1",
+        "AFW/AFW_1051618982",
+        "HELEN/HELEN_1051618982",
+        "HELEN/HELEN_232194",
+        "LFPW/LFPW_image_test_0001",
+        "LFPW/LFPW_image_test_0002",
     }
     assert groups["AFW_Flip/AFW_1051618982_1_12.jpg"] == groups["AFW/AFW_1051618982_1_0.jpg"]
+    assert groups["AFW/AFW_1051618982_2_0.jpg"] == groups["AFW/AFW_1051618982_1_0.jpg"]
 
 
 def test_train_and_val_folders_are_splits_and_a_person_is_a_group(shared):
@@ -97,10 +103,10 @@ def test_a_folder_beside_those_of_the_release_is_reported_also_from_the_cache(
     (release / "Test").mkdir()
     for _ in range(2):
         index = W300Lp(release).index()
-        assert len(index) == 13
+        assert len(index) == 16
         assert index.split is None
         (note,) = index.skipped.notes
-        assert note.endswith("HELEN_Flip are: Code, Test, landmarks")
+        assert note.endswith("LFPW are: Code, Test, landmarks")
 
 
 def test_a_square_crop_is_centered_on_the_landmarks(shared):

@@ -80,19 +80,26 @@ def test_bad_lines_and_broken_annotations_are_counted(release):
     }
 
 
-@pytest.mark.parametrize(("test", "names"), [("valid", "1234567"), ("test", EMOTIONS)])
+COPY = ["Surprise", "Fear", "Disgust", "Happy", "Sad", "Angry", "Neutral"]
+
+
+@pytest.mark.parametrize(
+    ("test", "names"), [("valid", "1234567"), ("test", EMOTIONS), ("test", COPY)]
+)
 def test_copies_in_folders_are_read(tmp_path, test, names):
     for split in ("train", test):
         for name in names:
             image(tmp_path / split / name / "x.jpg")
-    (tmp_path / "train" / "8").mkdir()
+    for number in range(3):
+        image(tmp_path / "train" / "8" / f"{number}.jpg")
     index = Rafdb(tmp_path).index()
     assert index.split.tolist() == ["train"] * 7 + ["test"] * 7
     folders = [key.split("/")[1] for key in index.keys.tolist()]
     by_folder = dict(zip(folders, index.annotations["emotion"].tolist()))
     assert by_folder == dict(zip(names, EMOTIONS))
     (reason,) = index.skipped.names
-    assert reason.startswith("not a class folder (")
+    assert reason.startswith("unknown class folder '8' (")
+    assert len(index.skipped) == 3  # images, not folders: `max_bad` counts samples
 
 
 @pytest.mark.parametrize("test", ["validation", "Test", "dev"])
@@ -107,12 +114,13 @@ def test_copies_have_any_usual_name_of_a_split_and_others_are_reported(tmp_path,
     assert index.skipped.notes == {f"folders not read, since only Train, {test} are: more": 1}
 
 
-def test_validation_beside_test_is_not_read_but_reported(tmp_path):
-    for split in ("train", "test", "validation"):
+@pytest.mark.parametrize("other", ["validation", "valid", "val"])
+def test_validation_beside_test_is_not_read_but_reported(other, tmp_path):
+    for split in ("train", "test", other):
         image(tmp_path / split / "1" / "x.jpg")
     index = Rafdb(tmp_path).index()
     assert index.keys.tolist() == ["train/1/x.jpg", "test/1/x.jpg"]
-    assert index.skipped.notes == {"folders not read, since only train, test are: validation": 1}
+    assert index.skipped.notes == {f"folders not read, since only train, test are: {other}": 1}
 
 
 def test_a_root_with_neither_is_an_error(tmp_path):

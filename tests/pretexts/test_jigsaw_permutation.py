@@ -163,4 +163,7 @@ def test_the_preview_shows_the_first_tile_in_its_own_place():
 
 
 def test_values_out_of_range_are_refused():
-    assert_refused(JigsawPermutation, {"grid": 4}, {"permutations": 25}, {"permutations": 1})
+    too_many = {"grid": 3, "permutations": 1001}
+    assert_refused(
+        JigsawPermutation, {"grid": 4}, {"permutations": 25}, {"permutations": 1}, too_many
+    )

@@ -12,7 +12,7 @@ from mtl_pretexts.puzzling import Puzzling, PuzzlingHead, assemble, shuffle, uns
 from refusals import assert_refused
 from toys import Plain, batch, experiment, prepared_batches, train_state
 
-from mtlcore import Features
+from mtlcore import BuildContext, EncoderInfo, Features, MtlError
 
 
 def targets(grid: int, samples: int, seed: int):
@@ -140,6 +140,16 @@ def test_the_loss_is_log_of_the_choices_for_uniform_logits_and_nearly_0_for_idea
         expected = expected + torch.tensor(4.0).log()
     torch.testing.assert_close(head.loss(head(features), target), expected.expand(4))
     assert float(head.loss(head.ideal(target), target).max()) < 1e-4
+
+
+def test_a_spatial_head_needs_a_cell_for_each_tile():
+    """From one cell, all positions would get equal logits: the loss could not fall."""
+    task = Puzzling(grid=3, head="spatial")
+    few = BuildContext(EncoderInfo(8, (4, 8), ((8, 6), (4, 2)), (32, 24)), torch.nn.Identity(), {})
+    with pytest.raises(MtlError, match=r"3 x 3 tiles; .* has 4 x 2 cells for images of 32 x 24 "):
+        task.build(few)
+    evolve(task, grid=2).build(few)
+    evolve(task, head="pooled").build(few)
 
 
 def test_tile_accuracy_counts_right_positions():

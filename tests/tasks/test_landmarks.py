@@ -51,6 +51,18 @@ def test_points_without_a_size_are_left_out():
     assert float(metric.compute()) == pytest.approx(0.5)
 
 
+def test_coordinates_are_as_exact_in_bf16_as_the_layer_before_them():
+    """A sum in bf16 would round them to 1 / 256 of the image."""
+    head, features = head_of(Landmarks(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        unit = head.answer(features.pooled)
+        found = head(features)
+    assert unit.dtype == torch.bfloat16
+    height, width = SIZE
+    expected = (unit.double().unflatten(1, (2, 2)) + 0.5) * torch.tensor([width, height])
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_failures_and_the_area_under_the_curve():
     errors = np.array([0.0, 0.02, 0.05, 0.09, 0.3])
     true = torch.tensor([[0.0, 0.0], [10.0, 10.0]]).expand(5, 2, 2)

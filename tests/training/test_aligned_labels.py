@@ -19,6 +19,7 @@ from toys import prepared_batches, train_state
 
 from mtlcore import Batch, Classification, MapColumn, MtlError, PointColumn, Sample, StepCounts
 from mtlcore.augment.levels import Weak
+from mtlcore.callbacks.progress import SilentReporter
 from mtlcore.config import load
 from mtlcore.config.experiment import DataEntry, PretextEntry, TaskEntry
 from mtlcore.data.check import check_data
@@ -274,6 +275,23 @@ def test_a_run_trains_on_maps_and_points(tmp_path):
         # Corners and normals follow into the clean view, and into no puzzled one.
         assert line["unfollowed/corners"] == line["unfollowed/normals"] == 0.5
         assert "unfollowed/classes" not in line
+
+
+@pytest.mark.parametrize("supervised", ["pretext", "both"])
+def test_a_run_says_which_tasks_its_views_teach_nothing(supervised, tmp_path):
+    """No corner and no normal follows into a puzzled view; classes and depth do."""
+
+    class Notes(SilentReporter):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    notes: list[str] = []
+    config = tmp_path / "run.toml"
+    config.write_text(CONFIG)
+    run = load(config, [f'views.supervised="{supervised}"', "train.steps=1"])
+    train(run, tmp_path / "run", reporter=Notes())
+    told = [note.split()[0] for note in notes if "can follow the pixels" in note]
+    assert told == (["[task.normals]", "[task.corners]"] if supervised == "pretext" else [])
 
 
 # ------------------------------------------------------------ mixing

@@ -161,7 +161,8 @@ class CoordinatesHead(PointsHead):
         self.points = task.points
 
     def forward(self, features: Features) -> Tensor:
-        unit = self.answer(features.pooled).unflatten(1, (self.points, 2))
+        # In fp32: in bf16 the sum would round to 1 / 256 of the image.
+        unit = self.answer(features.pooled).float().unflatten(1, (self.points, 2))
         return (unit + 0.5) * pixels_of(features)  # an untrained head answers the center
 
 

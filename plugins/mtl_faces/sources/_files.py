@@ -11,7 +11,7 @@ from typing import TextIO
 
 import numpy as np
 
-from mtlcore import MtlError, Skipped, open_file, split_name, text_encoding
+from mtlcore import MtlError, Skipped, nearest, open_file, split_name, text_encoding
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 SHOWN = 3  # names in a note
@@ -47,17 +47,44 @@ def first_folder(dataset: str, root: Path, names: Sequence[str]) -> Path:
 def split_folders(dataset: str, root: Path, names: Mapping[str, str]) -> dict[str, str]:
     """Return the split folders of a root: name of the folder -> split, in the order of `names`.
 
-    names: the names of the folders in the releases -> the split that each one is. If no such folder
-    has a split, the first folder with another usual name of it is read, such as `Validation`.
+    names: the names of the folders in the releases -> the split that each one is. One folder is
+    read for each split: the first of these names, or if none exists, the first folder with another
+    usual name of it, such as `Validation`.
     """
     here = [entry.name for entry in entries(dataset, root) if entry.is_dir()]
-    found = {name: split for name, split in names.items() if name in here}
+    found: dict[str, str] = {}
+    for name, split in names.items():
+        if name in here and split not in found.values():
+            found[name] = split
     for name, split in names.items():
         for folder in here:
             if split not in found.values() and split_name(folder) == split_name(name):
                 found[folder] = split
     order = list(names.values())
     return dict(sorted(found.items(), key=lambda item: order.index(item[1])))
+
+
+def class_images(
+    dataset: str, folder: os.DirEntry[str], below: str, classes: Iterable[str], skipped: Skipped
+) -> list[str]:
+    """Return the keys of the images in one class folder; everything else there is counted.
+
+    below: key of the folder that holds it. classes: the known names, in lower case.
+    """
+    name = f"{below}/{folder.name}"
+    if not folder.is_dir():
+        skipped.add("not in a class folder", name)
+        return []
+    files = [f"{name}/{file.name}" for file in entries(dataset, folder.path)]
+    if folder.name.lower() not in classes:
+        reason = f"unknown class folder {folder.name!r} ({nearest(folder.name.lower(), classes)})"
+        for file in files or [name]:
+            skipped.add(reason, file)
+        return []
+    for file in files:
+        if not is_image(file):
+            skipped.add(f"not one of {', '.join(IMAGES)}", file)
+    return [file for file in files if is_image(file)]
 
 
 def note_unread_folders(dataset: str, root: Path, read: Collection[str], skipped: Skipped) -> None:

@@ -57,7 +57,8 @@ class Biwi(Dataset):
     """Read BIWI: annotation "pose_deg" (N, 3), yaw, pitch, roll in degrees.
 
     All samples are in the split "test", as for a model that is trained on 300W-LP.
-    `split = "fold"` uses the videos 1 to 16 for training and the others for test.
+    `split = "fold"` uses the videos 1 to 16 for training and the others for test. Validation is cut
+    by video, but some people have two videos.
 
     root: the folder of the videos 01 ... 24, or an .npz file.
     crop: "square" around the head's center, or "none".

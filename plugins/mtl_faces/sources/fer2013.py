@@ -12,20 +12,18 @@ Both give the annotation "emotion", by name.
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 
 import numpy as np
 from attrs import field, frozen
 
-from mtlcore import Dataset, Index, MtlError, Sample, Skipped, hookimpl, nearest, read_image
+from mtlcore import Dataset, Index, MtlError, Sample, Skipped, hookimpl, read_image
 
-from ..emotions import Emotion
+from ..emotions import BY_FOLDER, Emotion
 from ._files import (
-    IMAGES,
+    class_images,
     emotion_columns,
     entries,
-    is_image,
     note_unread_folders,
     open_text,
     split_folders,
@@ -41,15 +39,6 @@ EMOTIONS = {
     "5": Emotion.SURPRISE,
     "6": Emotion.NEUTRAL,
 }
-FOLDERS = {
-    "angry": Emotion.ANGER,
-    "disgust": Emotion.DISGUST,
-    "fear": Emotion.FEAR,
-    "happy": Emotion.HAPPINESS,
-    "sad": Emotion.SADNESS,
-    "surprise": Emotion.SURPRISE,
-    "neutral": Emotion.NEUTRAL,
-} | {str(emotion): emotion for emotion in EMOTIONS.values()}
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 SPLITS = ("train", "val", "test")
 COLUMNS = ("emotion", "pixels", "Usage")
@@ -99,27 +88,10 @@ def _folder_index(root: Path, splits: dict[str, str]) -> Index:
     note_unread_folders("fer2013", root, splits, skipped)
     for name, split in splits.items():
         for folder in entries("fer2013", root / name):
-            images = _images(folder, f"{name}/{folder.name}", skipped)
-            emotion = str(FOLDERS.get(folder.name.lower(), ""))
+            images = class_images("fer2013", folder, name, BY_FOLDER, skipped)
+            emotion = str(BY_FOLDER.get(folder.name.lower(), ""))
             rows += [(key, emotion, split) for key in images]
     return Index(*emotion_columns(rows), skipped=skipped)
-
-
-def _images(folder: os.DirEntry[str], name: str, skipped: Skipped) -> list[str]:
-    """The keys of the images in one class folder; everything else there is counted."""
-    if not folder.is_dir():
-        skipped.add("not in a class folder", name)
-        return []
-    files = [f"{name}/{file.name}" for file in entries("fer2013", folder.path)]
-    if folder.name.lower() not in FOLDERS:
-        reason = f"unknown class folder {folder.name!r} ({nearest(folder.name.lower(), FOLDERS)})"
-        for file in files or [name]:
-            skipped.add(reason, file)
-        return []
-    for file in files:
-        if not is_image(file):
-            skipped.add(f"not one of {', '.join(IMAGES)}", file)
-    return [file for file in files if is_image(file)]
 
 
 # --------------------------------------------------------------------------------------------- csv

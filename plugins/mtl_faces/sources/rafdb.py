@@ -19,15 +19,15 @@ from pathlib import Path
 import numpy as np
 from attrs import frozen
 
-from mtlcore import Dataset, Index, MtlError, Sample, Skipped, hookimpl, nearest, read_image
+from mtlcore import Dataset, Index, MtlError, Sample, Skipped, hookimpl, read_image
 
-from ..emotions import Emotion
+from ..emotions import BY_FOLDER, Emotion
 from ._files import (
+    class_images,
     emotion_columns,
     entries,
     first_file,
     first_folder,
-    is_image,
     note_unread_folders,
     require_folder,
     split_folders,
@@ -44,8 +44,8 @@ EMOTIONS = {
     "6": Emotion.ANGER,
     "7": Emotion.NEUTRAL,
 }
-FOLDERS = EMOTIONS | {str(emotion): emotion for emotion in EMOTIONS.values()}
-# Some copies name the test set "valid" or "val".
+FOLDERS = EMOTIONS | BY_FOLDER
+# Some copies name the test set "valid" or "val". Beside a test set, these are not read.
 SPLITS = {"train": "train", "test": "test", "valid": "test", "val": "test"}
 LISTS = (
     "EmoLabel/list_patition_label.txt",
@@ -120,19 +120,9 @@ class Rafdb(Dataset):
         rows: list[_Row] = []
         for name, split in splits.items():
             for folder in entries("rafdb", self.root / name):
-                emotion = FOLDERS.get(folder.name.lower())
-                if emotion is None or not folder.is_dir():
-                    skipped.add(
-                        f"not a class folder ({nearest(folder.name.lower(), FOLDERS)})",
-                        f"{name}/{folder.name}",
-                    )
-                    continue
-                for file in entries("rafdb", folder.path):
-                    key = f"{name}/{folder.name}/{file.name}"
-                    if is_image(file.name):
-                        rows.append((key, str(emotion), split))
-                    else:
-                        skipped.add("not an image", key)
+                images = class_images("rafdb", folder, name, FOLDERS, skipped)
+                emotion = str(FOLDERS.get(folder.name.lower(), ""))
+                rows += [(key, emotion, split) for key in images]
         return rows
 
     def _people(

@@ -40,6 +40,7 @@ from ._mat import read_mat
 from ._pose import PoseRow, pose_annotations
 
 PARTS = ("AFW", "HELEN", "IBUG", "LFPW")
+SEVERAL_FACES = ("AFW", "HELEN", "IBUG")  # their names number the faces of a photograph
 FOLDERS = tuple(f"{part}{end}" for part in PARTS for end in ("", "_Flip"))
 SPLITS = ("train", "val", "test")
 # Hopenet draws it from 0.2 ... 0.4 for each training image. Images are cropped once here, so this
@@ -132,9 +133,15 @@ def _person(key: str) -> str:
 
 
 def _photograph(key: str) -> str:
-    """HELEN_Flip/HELEN_100032540_1_7.jpg -> HELEN/HELEN_100032540_1."""
+    """HELEN_Flip/HELEN_100032540_1_7.jpg -> HELEN/HELEN_100032540.
+
+    The last number is that of the pose. In these folders the one before counts the faces of a
+    photograph, whose crops overlap.
+    """
     folder, name = key.split("/", 1)
-    return f"{folder.removesuffix('_Flip')}/{re.sub(r'_[0-9]+$', '', Path(name).stem)}"
+    folder = folder.removesuffix("_Flip")
+    numbers = 2 if folder in SEVERAL_FACES else 1
+    return f"{folder}/{re.sub(rf'(_[0-9]+){{{numbers}}}$', '', Path(name).stem)}"
 
 
 @hookimpl

@@ -27,7 +27,8 @@ class Measured:
         protocol = known[self.protocol]
         rival = protocol.rival(self.arm)
         assert rival is not None, f"{self.protocol} has no baseline at the compute of {self.arm}"
-        verdict = protocol.comparisons()[self.arm, rival].verdict
+        compared = protocol.comparisons().get((self.arm, rival))
+        verdict = compared.verdict if compared else "one seed: a hint"
         return f"{self.images}: {gain(known, self.protocol, self.arm)}, {verdict}"
 
 
@@ -42,6 +43,7 @@ class Recipe:
 
 OBJECTS = "objects, 400 labels per class (CIFAR-10, 32 px)"
 FACES = "facial emotion, about 370 labels per class (FER2013, 48 px)"
+TOKENS = "objects, 450 labels per class (CIFAR-10, 32 px)"
 RECIPES = (
     Recipe(
         "few labels",
@@ -52,6 +54,14 @@ RECIPES = (
         "few labels, many unlabeled images",
         "few_labels_unlabeled.toml",
         (Measured(OBJECTS, "cifar3", "puzzling_all"),),
+    ),
+    Recipe(
+        "few labels, a vision transformer",
+        "few_labels_vit.toml",
+        (
+            Measured(TOKENS, "vit", "joint"),
+            Measured("the same, the pretext on unlabeled images", "vit", "joint_all"),
+        ),
     ),
 )
 

@@ -20,6 +20,11 @@ Start = Literal["folders", "csv", "faces"]
 
 STARTS: tuple[Start, ...] = get_args(Start)
 
+Network = Literal["cnn", "vit"]
+"""A convolutional network, or a vision transformer: each has the pretext that helped it."""
+
+NETWORKS: tuple[Network, ...] = get_args(Network)
+
 _HEAD = """\
 # {what}
 #
@@ -29,17 +34,28 @@ _HEAD = """\
 #   mtl report runs/first --out report.html           needs the extra `report`
 #
 # Baseline, supervised only, at equal compute:
-#   --set pretext.puzzling.weight=0 --set train.steps=4000
+#   --set pretext.{pretext}.weight=0 --set train.steps={equal_steps}
 #
 # All keys: mtl config show {file}. Other components: mtl plugins.
 
 seed = 0
+"""
 
+_ENCODERS: dict[Network, str] = {
+    "cnn": """
 # The network that all tasks share. Pretrained: name = "timm:resnet18" and weights = "imagenet".
 [encoder]
 name = "resnet_small"
 stem_stride = 2      # 1 keeps more detail and costs more
-"""
+""",
+    "vit": """
+# The network that all tasks share: a vision transformer. It needs the extra `timm`.
+[encoder]
+name = "vit_small"
+patch = 8            # pixels: 8 x 8 patches of an image
+width = 128
+""",
+}
 
 _TASKS = {
     "folders": """
@@ -82,7 +98,8 @@ name = "image_folder"
 """,
 }
 
-_REST = """
+_PRETEXTS: dict[Network, str] = {
+    "cnn": """
 # A pretext: it learns from images alone. `mtl plugins` lists others. What it brought, by data and
 # labels: docs/when-it-helps.md.
 [pretext.puzzling]
@@ -93,7 +110,19 @@ head = "spatial"
 # BatchNorm's running statistics are those of labeled images that are not puzzled.
 [views]
 statistics = "clean"
+""",
+    "vit": """
+# A pretext: it predicts hidden patches. The encoder reads the visible quarter alone, so it costs a
+# third of a supervised step. What it brought, by data and labels: docs/when-it-helps.md.
+[pretext.masked_image]
+grid = 8             # one patch of the encoder each
+ratio = 0.75
+drop = true
+{samples}weight = 5.0
+""",
+}
 
+_REST = """
 [input]
 size = 64            # pixels: half the size is a quarter of the work
 batch_size = 64      # labeled images in a step
@@ -105,7 +134,7 @@ name = "{augment}"
 
 [optimizer]
 name = "adamw"
-lr = 5e-3            # `mtl lr-find {file}` suggests one
+lr = {lr}            # `mtl lr-find {file}` suggests one
 
 [schedule]
 warmup = 200         # steps
@@ -132,18 +161,23 @@ _UNLABELED = """
 # from them. A step reads as many of them as labeled images; input.unlabeled_batch changes that.
 [data.more]
 name = "image_folder"
-{root_line}
+{unlabeled_line}
 annotation = ""
 """
 
 _NO_UNLABELED = """
 # Do you have images without labels? The pretext can learn from them, too. For the pretext on these
-# images alone: samples = "unlabeled" in [pretext.puzzling].
+# images alone: samples = "unlabeled" in [pretext.{pretext}].
 # [data.more]
 # name = "image_folder"
 # root = "unlabeled"
 # annotation = ""
 """
+
+_FACTS: dict[Network, dict[str, str]] = {
+    "cnn": {"pretext": "puzzling", "equal_steps": "4000", "lr": "5e-3"},
+    "vit": {"pretext": "masked_image", "equal_steps": "2660", "lr": "1e-3"},
+}
 
 _WHAT = {
     "folders": "Images in folders, one for each class.",
@@ -153,7 +187,12 @@ _WHAT = {
 
 
 def starter(
-    start: Start, data: Path, file: Path, reads: str = "label", unlabeled: Path | None = None
+    start: Start,
+    data: Path,
+    file: Path,
+    reads: str = "label",
+    unlabeled: Path | None = None,
+    network: Network = "cnn",
 ) -> str:
     """Return a commented configuration, after a look at the data.
 
@@ -169,26 +208,28 @@ def starter(
         "root": data,
         "root_line": _line("file" if start == "csv" else "root", str(data)),
         "augment": "strong" if start == "faces" else "general",
+        **_FACTS[network],
     }
     if start == "csv":
         table = own_table(data, reads)
         has_validation = table.has_validation
-        facts |= _facts_of_table(table, reads)
+        facts |= _facts_of_table(table, reads, _FACTS[network]["pretext"])
     else:
         has_validation = "validation" in split_folders(data)
     facts["validation"] = _OWN_VALIDATION if has_validation else _CUT
     more, facts["samples"] = _NO_UNLABELED, ""
     if unlabeled is not None:
-        more = _UNLABELED.format(root_line=_line("root", str(unlabeled)))
-        facts["samples"] = 'samples = "unlabeled"\n'
-    return (_HEAD + _TASKS[start] + _DATA[start]).format(**facts) + more + _REST.format(**facts)
+        more, facts["samples"] = _UNLABELED, 'samples = "unlabeled"\n'
+        facts["unlabeled_line"] = _line("root", str(unlabeled))
+    parts = (_HEAD, _ENCODERS[network], _TASKS[start], _DATA[start], more, _PRETEXTS[network])
+    return "".join((*parts, _REST)).format(**facts)
 
 
-def _facts_of_table(table: OwnTable, reads: str) -> dict[str, str]:
+def _facts_of_table(table: OwnTable, reads: str, pretext: str) -> dict[str, str]:
     """Return what the templates of a table need in addition. reads: the column of labels."""
     # The label of a task is also the name of a module, beside that of the pretext.
     is_label = reads.isascii() and reads.isidentifier()
-    task = reads if is_label and reads not in (*MODULE_ATTRIBUTES, "puzzling") else "label"
+    task = reads if is_label and reads not in (*MODULE_ATTRIBUTES, pretext) else "label"
     quoted = _quoted(reads)
     lines = [_line("path", table.path)]
     if table.categorical:
@@ -209,11 +250,18 @@ def _facts_of_table(table: OwnTable, reads: str) -> dict[str, str]:
 
 
 def write_starter(
-    start: str, data: Path, file: Path, reads: str = "label", unlabeled: Path | None = None
+    start: str,
+    data: Path,
+    file: Path,
+    reads: str = "label",
+    unlabeled: Path | None = None,
+    network: str = "cnn",
 ) -> None:
     """Write a commented configuration for these data. Raises MtlError where it could not train."""
     if start not in STARTS:
         raise MtlError(f"--for {start!r}: unknown; {nearest(start, STARTS)}")
+    if network not in NETWORKS:
+        raise MtlError(f"--network {network!r}: unknown; {nearest(network, NETWORKS)}")
     if exists(file):
         raise MtlError(f"{file} exists: choose another --out")
     if start == "csv" and not is_table(data):
@@ -226,7 +274,7 @@ def write_starter(
     if unlabeled is not None and not is_folder(unlabeled):
         raise MtlError(f"--unlabeled {unlabeled}: expected a folder of images without labels")
     more = None if unlabeled is None else unlabeled.absolute()
-    text = starter(start, data.absolute(), file, reads, more)
+    text = starter(start, data.absolute(), file, reads, more, network)
     require_utf8(text, "mtl init can't write")
     with write_errors_as_mtl_error(file):
         write_atomically(file, text.encode())

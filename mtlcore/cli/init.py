@@ -19,6 +19,7 @@ def init(
     data: Annotated[Path | None, Optional] = None,
     reads: Annotated[str | None, Optional] = None,
     unlabeled: Annotated[Path | None, Optional] = None,
+    network: str = "cnn",
     out: Annotated[Path | None, Optional] = None,
 ) -> int:
     """Write a commented configuration for your own images, and check it.
@@ -37,6 +38,9 @@ def init(
         With --for csv: the column of labels; default: label.
     unlabeled
         A folder of further images without labels, for the pretext.
+    network
+        "cnn": a small ResNet, with the pretext puzzling. "vit": a small vision transformer, with
+        the pretext masked_image; it needs the extra `timm`.
     out
         The TOML file to write.
     """
@@ -50,7 +54,7 @@ def init(
     where = data or Path(_ask("Where are they? (a folder, or a table)", "", "--data"))
     file = out or Path(_ask("Which file should mtl write?", "my.toml", "--out"))
     more = None if unlabeled is None else expanded(unlabeled)
-    write_starter(kind, expanded(where), file, reads or "label", more)
+    write_starter(kind, expanded(where), file, reads or "label", more, network)
     print_line(f"wrote {file}: read and edit it")
     print_line(f"try it: mtl train {file} --dry-run")
     return 0

@@ -113,14 +113,15 @@ def test_init_writes_a_configuration_that_trains(tmp_path, capsys, monkeypatch, 
             assert counts["unreadable"] == 0
 
 
-@pytest.mark.parametrize("name", ["few_labels", "few_labels_unlabeled"])
+@pytest.mark.parametrize("name", ["few_labels", "few_labels_unlabeled", "few_labels_vit"])
 def test_init_writes_the_settings_of_the_recipes(tmp_path, name) -> None:
     (tmp_path / "photos" / "cat").mkdir(parents=True)
     file, unlabeled = tmp_path / "my.toml", None
     if name == "few_labels_unlabeled":
         unlabeled = tmp_path / "more"
         unlabeled.mkdir()
-    write_starter("folders", tmp_path / "photos", file, unlabeled=unlabeled)
+    network = "vit" if name == "few_labels_vit" else "cnn"
+    write_starter("folders", tmp_path / "photos", file, unlabeled=unlabeled, network=network)
     written, recipe = load(file), load(EXAMPLES / f"{name}.toml")
     assert written.data.keys() == recipe.data.keys()
     assert written.train.steps == recipe.train.steps
@@ -144,6 +145,7 @@ def test_mistakes_of_init_are_named_and_write_nothing(tmp_path, capsys, monkeypa
         (["--for", "folders", "--data", ".", "--out", "old.toml"], "choose another --out"),
         (["--for", "folders", "--out", "a.toml"], "needs --data"),
         (["--for", "folders", "--data", ".", "--reads", "x"], "--reads is for --for csv"),
+        (["--for", "faces", "--data", ".", "--network", "vot", "--out", "a.toml"], "mean 'vit'"),
         (["--for", "folders", "--data", "~nouser/x", "--out", "a.toml"], "home directory"),
         (["--for", "csv", "--data", "old.csv", "--out", "a.toml"], "did you mean 'labels'"),
         (["--for", "csv", "--data", "no.csv", "--out", "a.toml"], "its columns: id, label. Add a"),

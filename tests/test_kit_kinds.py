@@ -50,7 +50,7 @@ def groups_of(kind):
 
 def broken_in(kind, group):
     """(check, class) of the broken plugins whose check is in this group."""
-    pairs = list(KINDS[kind].BROKEN.items())
+    pairs = [*KINDS[kind].BROKEN.items(), *KINDS[kind].BROKEN.also]
     if kind == "task":
         pairs += sneaky_tasks.ALSO
     return [(check, cls) for check, cls in pairs if checks_of(kind)[check].group == group]

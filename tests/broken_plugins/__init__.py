@@ -9,14 +9,24 @@ from mtlcore.testing.kit import CheckList
 
 
 class Broken(dict[str, type]):
-    """check -> the class that fails this check and no other."""
+    """check -> the class that fails this check and no other.
 
-    def fails(self, check: str) -> Callable[[type], type]:
-        """Register a class as the one that fails this check."""
+    also: (check, class) of other ways to fail a check.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.also: list[tuple[str, type]] = []
+
+    def fails(self, check: str, *, also: bool = False) -> Callable[[type], type]:
+        """Register a class as the one that fails this check, or as another one."""
 
         def register(cls: type) -> type:
-            assert check not in self, check
-            self[check] = cls
+            assert also or check not in self, check
+            if also:
+                self.also.append((check, cls))
+            else:
+                self[check] = cls
             return cls
 
         return register

@@ -72,6 +72,21 @@ class GivesAVectorModule(Constant):
         return losses.values * 1
 
 
+@BROKEN.fails("objective_is_one_number", also=True)
+@frozen
+class ForgetsItsLevel(Right):
+    """It reads the Gramian, and its level has none."""
+
+    def loss_weighting(self, names):
+        return ForgetsItsLevelModule(names)
+
+
+class ForgetsItsLevelModule(Constant):
+    def task_weights(self, losses):
+        lengths = losses.gram.diagonal().sqrt().clamp_min(1e-12)
+        return lengths.mean() / lengths
+
+
 @BROKEN.fails("task_weights_are_finite")
 @frozen
 class DividesByLosses(Right):
@@ -218,6 +233,8 @@ class OnlyClaimsToAddUpModule(Constant):
 @frozen
 class EditsTheGramian(Right):
     """It edits a Gramian that others read."""
+
+    at = "parameters"
 
     def loss_weighting(self, names):
         return EditsTheGramianModule(names)

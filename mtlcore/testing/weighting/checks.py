@@ -66,7 +66,8 @@ def declares_what_it_reads(subject: WeightingSubject) -> None:
 @WEIGHTING_CHECKS.check(
     "objective",
     why="the core differentiates the objective: a single number that depends on the losses.",
-    mend="Return the sum over tasks of task weight x losses.values, not detached.",
+    mend="Return the sum over tasks of task weight x losses.values, not detached. If it reads "
+    '`losses.gram`, set at = "parameters" or "features": at "losses" there is no Gramian.',
     needs="declares_what_it_reads",
     core=True,
 )

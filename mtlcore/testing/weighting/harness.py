@@ -100,10 +100,14 @@ def scaled(step: DrawnStep, which: int, by: float) -> DrawnStep:
 
 
 class Player:
-    """A built weighting, and the optimizer of its parameters."""
+    """A built weighting, and the optimizer of its parameters.
 
-    def __init__(self, loss_weighting: nn.Module) -> None:
+    reads_gradients: False if the core measures no gradients for it, and passes no Gramian.
+    """
+
+    def __init__(self, loss_weighting: nn.Module, reads_gradients: bool) -> None:
         self.loss_weighting = loss_weighting
+        self.reads_gradients = reads_gradients
         parameters = list(loss_weighting.parameters())
         self.optimizer = torch.optim.Adam(parameters, lr=0.05) if parameters else None
 
@@ -113,6 +117,8 @@ class Player:
         return STEPS if self.loss_weighting.state_dict() else 1
 
     def objective(self, losses: StepLosses) -> Tensor:
+        if not self.reads_gradients:
+            losses = evolve(losses, gram=None)
         objective: Tensor = self.loss_weighting(losses)
         return objective
 
@@ -163,7 +169,7 @@ class WeightingSubject(Subject[LossWeighting]):
     def player(self, names: Sequence[str]) -> Player:
         """A new weighting of these tasks."""
         with seeded(0):
-            return Player(self.component.build(names))
+            return Player(self.component.build(names), self.reads_gradients)
 
     @property
     def reads_gradients(self) -> bool:

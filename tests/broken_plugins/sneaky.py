@@ -220,6 +220,24 @@ def _every_other_sample(self, features):
     return self.answer(torch.where(even, features.pooled, features.pooled.detach()))
 
 
+def _with_pixels(self, context):
+    TurnedHead.__init__(self, context)
+    self.pixels = nn.Conv2d(3, 1, 3)
+
+
+def _first_from_pixels(self, features):
+    first = self.pixels(features.images).square().mean((2, 3))
+    return torch.cat([first, self.answer(features.pooled)[:, 1:]], 1)
+
+
+with_head(
+    "AnswersFromPixels",
+    "The first of its logits bypasses the encoder.",
+    "every_output_reaches_the_encoder",
+    also=True,
+    __init__=_with_pixels,
+    forward=_first_from_pixels,
+)
 with_head(
     "IgnoresTheTarget",
     "Its loss always uses class 1 as the target.",

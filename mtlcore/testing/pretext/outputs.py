@@ -34,8 +34,9 @@ OUTPUTS_CHECKS = Group()
     "gradient",
     why="a question that is detached from the encoder, or reads next to nothing of it, teaches it "
     "nothing, though its loss may fall.",
-    mend="Use no detach(), no no_grad() and no tiny factors between features and outputs. Compute "
-    "the outputs of a teacher under no_grad(), so that they have no gradient at all.",
+    mend="Use no detach(), no no_grad() and no tiny factors between features and outputs. Do not "
+    "compute outputs from `features.images`, which are no features. Compute the outputs of a "
+    "teacher under no_grad(), so that they have no gradient at all.",
     needs=(ENCODER, HEAD),
     core=True,
 )
@@ -114,7 +115,7 @@ class _Outputs:
         perturb_weights(model, drawn)
         with torch.no_grad():
             encoded = features_of(model, batch.views)
-        features = [map_floats(lambda x: x.clone().requires_grad_(), view) for view in encoded]
+        features = [_as_leaves(view) for view in encoded]
         return cls(subject, model, batch, features, model.heads[LABEL](*features))
 
     def with_gradient(self) -> dict[str, Tensor]:
@@ -123,12 +124,18 @@ class _Outputs:
         return {n: x for n, x in named.items() if x.requires_grad and x.shape[:1] == (SAMPLES,)}
 
 
+def _as_leaves(features: Features) -> Features:
+    """The same features without history. Pixels are no features: as in a run, they are constant."""
+    leaves = map_floats(lambda x: x.clone().requires_grad_(), features)
+    return leaves._replace(images=features.images)
+
+
 def _reach(made: _Outputs) -> dict[str, float]:
     """Output, or column of logits -> gradient times features, relative to the size of the output.
 
     An output is skipped in a batch in which all its numbers are 0.
     """
-    leaves, found = floats(made.features), {}
+    leaves, found = [x for x in floats(made.features) if x.requires_grad], {}
     for name, output in made.with_gradient().items():
         columns = {name: output}
         if output.ndim == 2 and output.shape[1] <= MOST_COLUMNS:

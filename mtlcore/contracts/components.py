@@ -51,7 +51,8 @@ class Head(nn.Module):
         excludes it.
 
         Coupled heads return a scalar instead. A coupled supervised head is called as
-        loss(output, target, share): share (B,) is the weight of each sample.
+        loss(output, target, share): share (B,) in [0, 1] is the weight of each sample. Divide by
+        the sum of the weights. A sample without a label has the share 0, and changes nothing.
         """
         raise NotImplementedError
 

@@ -441,6 +441,48 @@ class AddsTheMeanHead(RightHead):
         return each + each.mean()
 
 
+@BROKEN.fails("shares_weight_the_samples_of_a_coupled_loss")
+@frozen
+class IgnoresTheShares(Concordant):
+    """It counts samples without a label."""
+
+    def head(self, context):
+        return IgnoresTheSharesHead(context)
+
+
+class IgnoresTheSharesHead(ConcordantHead):
+    def loss(self, output, target, share):
+        return super().loss(output, target, torch.ones_like(share))
+
+
+@BROKEN.fails("shares_weight_the_samples_of_a_coupled_loss", also=True)
+@frozen
+class AllSharesAreEqual(Concordant):
+    """A sample with a small share counts as much as one with a large share."""
+
+    def head(self, context):
+        return AllSharesAreEqualHead(context)
+
+
+class AllSharesAreEqualHead(ConcordantHead):
+    def loss(self, output, target, share):
+        return super().loss(output, target, (share > 0).float())
+
+
+@BROKEN.fails("shares_weight_the_samples_of_a_coupled_loss", also=True)
+@frozen
+class DividesByTheNumber(Concordant):
+    """It divides by the number of samples, not by the sum of their shares."""
+
+    def head(self, context):
+        return DividesByTheNumberHead(context)
+
+
+class DividesByTheNumberHead(ConcordantHead):
+    def loss(self, output, target, share):
+        return ((output - target).square().mean(1) * share).mean()
+
+
 @BROKEN.fails("true_target_has_the_lowest_loss")
 @frozen
 class NegatesTheLoss(Right):

@@ -183,11 +183,14 @@ class TaskSubject(Subject[SupervisedTask]):
             head = self.task.build(context)
         return head.eval()
 
-    def loss(self, head: Head, output: Any, target: Tensor) -> Tensor:
-        """The loss as a step computes it: in fp32, without autocast."""
+    def loss(self, head: Head, output: Any, target: Tensor, share: Tensor | None = None) -> Tensor:
+        """The loss as a step computes it: in fp32, without autocast.
+
+        share: (B,) the weights of the samples, for coupled heads. Default: 1.
+        """
         in_fp32 = to_fp32(output)
         with losses_in_fp32("cpu"):
-            return bare_loss(head, in_fp32, target)
+            return bare_loss(head, in_fp32, target, share)
 
     def scores(
         self, decoded: Tensor, target: Tensor, sizes: tuple[int, ...] = ()
@@ -224,12 +227,13 @@ class TaskSubject(Subject[SupervisedTask]):
         return isinstance(target, Tensor) and isinstance(present, Tensor) and bool(present.any())
 
 
-def bare_loss(head: Head, output: Any, target: Tensor) -> Tensor:
-    """The head's loss; a coupled head gets equal shares of 1."""
+def bare_loss(head: Head, output: Any, target: Tensor, share: Tensor | None = None) -> Tensor:
+    """The head's loss; a coupled head gets these shares, or equal ones of 1."""
     if not head.coupled:
         return head.loss(output, target)
     coupled: Any = head
-    loss: Tensor = coupled.loss(output, target, torch.ones(len(target)))
+    weights = torch.ones(len(target)) if share is None else share
+    loss: Tensor = coupled.loss(output, target, weights)
     return loss
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from ...contracts import Head
+from ...rng import KeyedRng
 from ..alternatives import require_effects
 from ..generators import (
     generators_used_in_training,
@@ -27,6 +29,7 @@ from .labels import HEAD
 LOSS = "loss_is_one_value_per_sample"
 TRIES = 4  # batches: a ReLU may block a gradient in some of them
 STEPS = 40
+SAMPLES, LABELED = 8, 6
 LEFT = 1 / 3  # of a wrong answer's loss. Label smoothing leaves some to the right one
 
 LOSS_CHECKS = Group()
@@ -109,9 +112,42 @@ def loss_of_a_sample_depends_on_it_alone(subject: TaskSubject, drawn: Drawn) -> 
     for i in range(drawn.samples):
         sample = slice(i, i + 1)
         alone = float(subject.loss(head, cut(output, sample), target[sample]).detach())
-        difference = abs(alone - float(together[i]))
         found = f"sample {i}: {float(together[i]):.5g} in the batch, {alone:.5g} alone"
-        require(difference <= 1e-4 * (1 + abs(alone)), found)
+        require(_is_near(float(together[i]), alone), found)
+
+
+@LOSS_CHECKS.check(
+    "loss",
+    why="samples without a label have the share 0. Counted, they teach targets of zeros.",
+    mend="Weight each sample by `share`, and divide by the sum of the weights. Use torch.where, "
+    "and not a product, where the loss of a sample without a label may be infinite.",
+    needs=LOSS,
+    core=True,
+)
+def shares_weight_the_samples_of_a_coupled_loss(subject: TaskSubject) -> None:
+    """In a coupled loss, samples with the share 0 change nothing; other shares are weights."""
+    head = subject.head()
+    if not head.coupled:
+        raise Skip("its head is not coupled: the core weights the losses of the samples")
+    output, target = _noisy_output(subject, head, SAMPLES), subject.truth(SAMPLES)
+    labeled = slice(LABELED)
+    share = (torch.arange(SAMPLES) < LABELED).float()
+
+    def loss(output: Any, target: Tensor, share: Tensor) -> float:
+        return float(subject.loss(head, output, target, share).detach())
+
+    alone = loss(cut(output, labeled), target[labeled], share[labeled])
+    without_labels = torch.cat([target[labeled], absent(target[LABELED:])])
+    equal = {
+        "with samples of share 0": loss(output, target, share),
+        "with absent labels of share 0": loss(output, without_labels, share),
+        "with half of each share": loss(cut(output, labeled), target[labeled], share[labeled] / 2),
+    }
+    for when, found in equal.items():
+        require(_is_near(found, alone), f"the loss is {alone:.5g}, and {found:.5g} {when}")
+    weights = torch.linspace(0.1, 1, LABELED)
+    weighted = loss(cut(output, labeled), target[labeled], weights)
+    require(not _is_near(weighted, alone), f"the loss is {alone:.5g} with any shares above 0")
 
 
 @LOSS_CHECKS.check(
@@ -271,6 +307,18 @@ def traces_as_one_graph(subject: TaskSubject) -> None:
     exact = subject.loss(head, head(features), target)
     same = torch.allclose(traced, exact, rtol=1e-3, atol=1e-4)
     require(same, "the traced loss differs")
+
+
+@torch.no_grad()
+def _noisy_output(subject: TaskSubject, head: Head, samples: int) -> Any:
+    """Outputs that differ: a head whose weights start at 0 has the same output for all inputs."""
+    rng = KeyedRng((0,))("noise")
+    output = head(subject.features(samples))
+    return map_floats(lambda x: x + rng.randn(*x.shape).to(x), output)
+
+
+def _is_near(found: float, wanted: float) -> bool:
+    return abs(found - wanted) <= 1e-4 * (1 + abs(wanted))
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from attrs import frozen
 from broken_plugins import sneaky, unexpected
 from sabotage.table import SABOTAGES
 from torchmetrics import Metric
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 import mtlcore.testing as kit
 from mtlcore import Head, PretextTask
@@ -222,6 +223,19 @@ def test_if_only_parts_move_the_rigid_check_is_skipped_with_the_reason():
 def test_a_coarse_metric_may_be_equal_for_right_and_wrong_in_some_examples():
     suite = kit.conformance("pretext", Halves)
     assert suite.outcome("ideal_outputs_reach_the_best_metric").status == "passed"
+
+
+def test_a_metric_may_be_a_matrix():
+    @frozen
+    class Confused(Halves):
+        """One of its metrics is a table of confusions."""
+
+        def metrics(self):
+            return super().metrics() | {"confusion": MulticlassConfusionMatrix(3)}
+
+    suite = kit.conformance("pretext", Confused, examples=3)
+    metrics = {check.name for check in suite if check.check.group == "metrics"}
+    assert {suite.outcome(name).status for name in metrics} == {"passed"}
 
 
 def test_a_metric_that_never_separates_right_from_wrong_fails_and_names_plot_upper_bound():

@@ -302,6 +302,39 @@ with_head(
 )
 
 
+class _NeverKnown(MeanMetric):
+    higher_is_better = True
+
+    def update(self, output, target):
+        super().update((output.argmax(1) == target).float())
+
+    def compute(self):
+        return super().compute() * torch.nan
+
+
+@fails("metrics_depend_on_the_output", also=True)
+@frozen
+class MeasuresNothing(Turned):
+    """Its metric is always NaN."""
+
+    def metrics(self):
+        return {"accuracy": _NeverKnown()}
+
+
+class _KnownForErrors(_Errors):
+    def compute(self):
+        return 0 / super().compute()
+
+
+@fails("ideal_outputs_reach_the_best_metric", also=True)
+@frozen
+class DividesByItsErrors(Turned):
+    """Its metric of a perfect network is NaN."""
+
+    def metrics(self):
+        return {"accuracy": _KnownForErrors()}
+
+
 class _OwnDropout(nn.Module):
     """Dropout by the function, and by layers of all classes."""
 

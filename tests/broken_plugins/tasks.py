@@ -616,6 +616,21 @@ class LikesErrorsMetric(MeanAbsoluteError):
     higher_is_better = True
 
 
+@BROKEN.fails("true_targets_reach_the_best_metric", also=True)
+@frozen
+class DividesByItsErrors(Right):
+    """A metric of a perfect network is NaN."""
+
+    def metrics(self):
+        return super().metrics() | {"ratio": KnownForErrors()}
+
+
+class KnownForErrors(MeanAbsoluteError):
+    def compute(self):
+        error = super().compute()
+        return error / error
+
+
 @BROKEN.fails("metrics_do_not_depend_on_batches")
 @frozen
 class AveragesBatches(Right):

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from attrs import evolve
-from torchmetrics import Metric
+from torch import Tensor
 
 from ...contracts import Target
 from ...networks import contiguous
 from ..kit import Group
 from ..requirements import Skip, Unproven, require
 from ..subject import Drawn
-from ..trees import cut, equal, map_floats
+from ..trees import cut, equal, map_floats, same_values
 from .harness import PretextSubject
 from .loss import LOWEST, STEADY, ideal_output, of_other_samples
 
@@ -46,9 +46,9 @@ def metrics_depend_on_the_output(subject: PretextSubject, drawn: Drawn) -> None:
     with contextlib.suppress(Skip):
         outputs.append(ideal_output(subject, batch))
     for name in subject.component.metrics():
-        found = {_measure(subject.component.metrics()[name], [(x, batch.target)]) for x in outputs}
-        if len(found) == 1:
-            raise Unproven(f"{name} is {found.pop():.4g} for all of {len(outputs)} outputs")
+        first, *others = [_measured(subject, name, [(x, batch.target)]) for x in outputs]
+        if all(same_values(first, other) for other in others):
+            raise Unproven(f"{name} is {_shown(first)} for all of {len(outputs)} outputs")
 
 
 @METRICS_CHECKS.check(
@@ -62,7 +62,10 @@ def metrics_depend_on_the_output(subject: PretextSubject, drawn: Drawn) -> None:
     must_prove=True,
 )
 def ideal_outputs_reach_the_best_metric(subject: PretextSubject, drawn: Drawn) -> None:
-    """`ideal(target)` reaches each metric's bound, and scores better than with wrong targets."""
+    """`ideal(target)` reaches each metric's bound, and scores better than with wrong targets.
+
+    Matrices, such as a table of confusions, have no best value.
+    """
     batch = subject.batch(evolve(drawn, samples=SAMPLES))
     if not subject.component.metrics():
         raise Skip("it has no metrics")
@@ -73,15 +76,18 @@ def ideal_outputs_reach_the_best_metric(subject: PretextSubject, drawn: Drawn) -
 
     ties = []
     for name, metric in subject.component.metrics().items():
-        higher = metric.higher_is_better
+        value = _measured(subject, name, [(ideal, batch.target)])
+        if value.ndim:
+            continue
+        found, higher = float(value), metric.higher_is_better
         require(higher is not None, f"{name} does not define higher_is_better")
-        found = _measure(metric, [(ideal, batch.target)])
+        require(not math.isnan(found), f"{name} of the ideal output is NaN")
         bound = "plot_upper_bound" if higher else "plot_lower_bound"
         best = getattr(metric, bound, None)
         reached = best is None or abs(found - best) < TOLERANCE
         require(reached, f"{name} of the ideal output is {found:.4g}; its best is {best}")
 
-        other = _measure(subject.component.metrics()[name], [(ideal, wrong)])
+        other = float(_measured(subject, name, [(ideal, wrong)]))
         no_worse = found >= other if higher else found <= other
         require(no_worse, f"{name}: {found:.4g} with the truth, {other:.4g} with wrong targets")
         if found == other:
@@ -107,15 +113,23 @@ def metrics_do_not_depend_on_batches(subject: PretextSubject, drawn: Drawn) -> N
         output = subject.output(model, batch)
     parts = [(cut(output, s), cut(batch.target, s)) for s in (slice(1), slice(1, None))]
 
-    for name, metric in subject.component.metrics().items():
-        whole = _measure(metric, [(output, batch.target)])
-        split = _measure(subject.component.metrics()[name], parts)
-        near = abs(whole - split) <= TOLERANCE * max(1, abs(whole))
-        both_nan = math.isnan(whole) and math.isnan(split)
-        require(near or both_nan, f"{name} is {whole:.6g} in one batch, {split:.6g} in two")
+    for name in subject.component.metrics():
+        whole = _measured(subject, name, [(output, batch.target)])
+        split = _measured(subject, name, parts)
+        difference = (whole - split).abs()
+        near = (difference <= TOLERANCE * whole.abs().clamp_min(1)) | (whole == split)
+        both_nan = whole.isnan() & split.isnan()
+        found = f"{name} is {_shown(whole)} in one batch, {_shown(split)} in two"
+        require(bool((near | both_nan).all()), found)
 
 
-def _measure(metric: Metric, updates: list[tuple[Any, Target]]) -> float:
+def _measured(subject: PretextSubject, name: str, updates: list[tuple[Any, Target]]) -> Tensor:
+    """The value of a new metric after these updates: a scalar, or a matrix."""
+    metric = subject.component.metrics()[name]
     for output, target in updates:
         metric.update(*contiguous((output, target)))
-    return float(metric.compute())
+    return torch.as_tensor(metric.compute()).float()
+
+
+def _shown(value: Tensor) -> str:
+    return str(value.tolist()) if value.ndim else f"{float(value):.6g}"

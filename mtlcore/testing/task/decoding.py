@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from itertools import combinations
 
 import torch
@@ -172,6 +173,7 @@ def true_targets_reach_the_best_metric(subject: TaskSubject) -> None:
         if right[name].ndim or not isinstance(higher, bool):
             continue
         value, other = float(right[name]), float(wrong[name])
+        require(not math.isnan(value), f"{name} of the truth is NaN")
         best = metric.plot_upper_bound if higher else metric.plot_lower_bound
         reached = best is None or abs(value - best) < 1e-3
         require(reached, f"{name} of the truth is {value:.4g}; its best is {best}")

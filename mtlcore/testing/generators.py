@@ -12,11 +12,13 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import nn
+from attrs import frozen
+from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
 from .requirements import require
+from .trees import equal
 
 HAVE_DROPOUT = (_DropoutNd, nn.MultiheadAttention, nn.RNNBase)
 
@@ -62,6 +64,55 @@ def require_no_global_draws(
 ) -> None:
     """Require that `call` changes no global generator. allowed: names of exceptions."""
     require_unused(generators_used(call), what, allowed=allowed)
+
+
+def require_torch_draws_alone(build: Callable[[], object]) -> None:
+    """Require that `build` draws from torch's global generator alone, and does not seed it."""
+    states: list[Tensor] = []
+
+    def built() -> None:
+        build()
+        states.append(torch.get_rng_state())
+
+    for seed in (1, 2):
+        with seeded(seed):
+            require_no_global_draws(built, "build", allowed=["torch"])
+    require(not torch.equal(*states), "build seeds the global generator of torch")
+
+
+def require_same_from_one_seed(build: Callable[[], nn.Module]) -> None:
+    """Require equal heads and an equal state of the generator from one seed, not from two."""
+    require_torch_draws_alone(build)
+    one, again, other = (_Built.of(build, seed) for seed in (1, 1, 2))
+    require(equal(one.state, again.state), "two heads from one seed differ")
+    same_state = torch.equal(one.generator, again.generator)
+    require(same_state, "the same seed leaves the generator in two states")
+
+    # A constant weight (a bias of zeros) is the same for all seeds.
+    drawn = [name for name, w in one.weights.items() if bool((w != w.flatten()[0]).any())]
+    alike = all(torch.equal(one.weights[name], other.weights[name]) for name in drawn)
+    require(not drawn or not alike, f"two seeds give the same weights: {', '.join(drawn[:5])}")
+
+
+@frozen(eq=False)
+class _Built:
+    """A head that was built from a seed.
+
+    state: all that is saved. weights: the trainable ones. generator: its state afterwards.
+    """
+
+    state: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    generator: Tensor
+
+    @classmethod
+    def of(cls, build: Callable[[], nn.Module], seed: int) -> _Built:
+        with seeded(seed):
+            head = build()
+            generator = torch.get_rng_state()
+        trainable = {n: p for n, p in head.named_parameters() if p.requires_grad and p.numel()}
+        weights = {name: p.detach() for name, p in trainable.items()}
+        return cls(dict(head.state_dict()), weights, generator)
 
 
 def require_unused(used: Sequence[str], what: str, *, allowed: Sequence[str] = ()) -> None:

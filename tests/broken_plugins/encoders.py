@@ -320,6 +320,16 @@ class DrawsWithNumpy(Right):
         return Net(size)
 
 
+@BROKEN.fails("leaves_other_generators_alone", also=True)
+@frozen
+class SeedsTheWorld(Right):
+    """All runs start from the same weights."""
+
+    def net(self, size):
+        torch.manual_seed(42)
+        return Net(size)
+
+
 @BROKEN.fails("state_round_trip_keeps_the_features")
 @frozen
 class ForgetsItsScale(Right):

@@ -146,6 +146,16 @@ class Draws(Right):
         return Noisy(groups, 0.01, 0.05)
 
 
+@BROKEN.fails("same_gradients_same_weights", also=True)
+@frozen
+class SeedsTheWorld(Right):
+    """Building it seeds torch's global generator."""
+
+    def build(self, groups):
+        torch.manual_seed(0)
+        return self.of(groups, 0.01, 0.05)
+
+
 class ClaimsToSkip(Momentum):
     _step_supports_amp_scaling = True
 

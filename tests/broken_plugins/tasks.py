@@ -327,6 +327,26 @@ class KeepsTheEncoder(Right):
         return head
 
 
+@BROKEN.fails("builds_the_same_from_one_seed")
+@frozen
+class SeedsItsHead(Right):
+    """All runs start from the same head."""
+
+    def head(self, context):
+        torch.manual_seed(0)
+        return RightHead(context)
+
+
+@BROKEN.fails("builds_the_same_from_one_seed", also=True)
+@frozen
+class DrawsWithNumpy(Right):
+    """Its head makes an unused draw from numpy's global generator."""
+
+    def head(self, context):
+        np.random.rand()
+        return RightHead(context)
+
+
 @BROKEN.fails("state_round_trip_keeps_the_outputs")
 @frozen
 class ForgetsItsScale(Right):

@@ -116,6 +116,16 @@ class DrawsGloballyModule(Constant):
         return torch.ones(len(losses.names))
 
 
+@BROKEN.fails("leaves_global_generators_alone", also=True)
+@frozen
+class SeedsTheWorld(Right):
+    """Building it seeds torch's global generator."""
+
+    def loss_weighting(self, names):
+        torch.manual_seed(0)
+        return Constant(names)
+
+
 @BROKEN.fails("same_draws_same_task_weights")
 @frozen
 class SeedsItself(Right):

@@ -12,7 +12,7 @@ from ...contracts import Features
 from ...errors import MtlError
 from ...model.inference import SharedEncoder
 from ..common import COMMON
-from ..generators import require_no_global_draws, seeded
+from ..generators import require_no_global_draws, require_torch_draws_alone, seeded
 from ..kit import CheckList, Group
 from ..requirements import Skip, require, require_shape
 from ..subject import Drawn, batches, patterns
@@ -380,16 +380,15 @@ def same_seed_same_weights(subject: EncoderSubject) -> None:
 
 @ENCODER_CHECKS.check(
     "randomness",
-    why="the core seeds torch only. Draws from other generators cannot be repeated.",
-    mend="Draw initial weights with torch, and nothing in eval mode.",
+    why="the core seeds torch only, once for a run. Draws from other generators cannot be "
+    "repeated, and after another seed all runs start from the same weights.",
+    mend="Draw initial weights with torch, without manual_seed, and nothing in eval mode.",
     needs=BUILT,
 )
 def leaves_other_generators_alone(subject: EncoderSubject) -> None:
-    """`build` draws only from torch's global generator, an evaluation from none."""
-    size = subject.size
-    require_no_global_draws(
-        lambda: subject.component.build((size, size)), "build", allowed=["torch"]
-    )
+    """`build` draws from torch's global generator alone, and seeds none; eval mode uses none."""
+    size = (subject.size, subject.size)
+    require_torch_draws_alone(lambda: subject.component.build(size))
     images = subject.images()
     require_no_global_draws(lambda: subject.features(images), "an evaluation")
 

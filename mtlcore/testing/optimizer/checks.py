@@ -152,16 +152,18 @@ def leaves_a_parameter_without_gradient_alone(subject: OptimizerSubject) -> None
 @OPTIMIZER_CHECKS.check(
     "steps",
     why="a run could not be repeated.",
-    mend="Draw nothing in a step, and keep no state in the component.",
+    mend="Draw and seed nothing, and keep no state in the component.",
     needs=BUILDS,
     core=True,
 )
 def same_gradients_same_weights(subject: OptimizerSubject) -> None:
-    """Two new optimizers take the same steps, and use no global generator."""
+    """Two new optimizers take the same steps; `build` and steps use no global generator."""
     one, other = subject.player(DECAY), subject.player(DECAY)
     one.step(STEPS)
     other.step(STEPS)
     require_equal(one.values(), other.values(), "after the same steps")
+    groups = subject.player().groups
+    require_no_global_draws(lambda: subject.component.build(groups), "build")
     player = subject.player()
 
     def first() -> torch.Tensor:

@@ -5,16 +5,13 @@ The core seeds torch's global generator before it builds. All initial weights of
 
 from __future__ import annotations
 
-import torch
-from attrs import frozen
-from torch import Tensor, nn
+from torch import nn
 
 from ...contracts import Head
-from ..generators import seeded
+from ..generators import require_same_from_one_seed, seeded
 from ..kit import Group
 from ..requirements import require
 from ..subject import SIZES
-from ..trees import equal
 from .harness import PretextSubject, toy_context
 
 BUILT = "head_holds_no_shared_network"
@@ -79,42 +76,15 @@ def head_holds_no_shared_network(subject: PretextSubject) -> None:
 )
 def builds_the_same_from_one_seed(subject: PretextSubject) -> None:
     """One seed gives equal heads and an equal state of the generator; another seed does not."""
-    one, again, other = (_build(subject, seed) for seed in (1, 1, 2))
-    require(equal(one.state, again.state), "two heads from one seed differ")
-    same_state = torch.equal(one.generator, again.generator)
-    require(same_state, "the same seed leaves the generator in two states")
-    reseeded = torch.equal(one.generator, other.generator)
-    require(not reseeded, "it seeds the global generator")
 
-    # A constant weight (a bias of zeros) is the same for all seeds.
-    drawn = [name for name, w in one.weights.items() if bool((w != w.flatten()[0]).any())]
-    alike = all(torch.equal(one.weights[name], other.weights[name]) for name in drawn)
-    require(not drawn or not alike, f"two seeds give the same weights: {', '.join(drawn[:5])}")
+    def build() -> Head:
+        with seeded(0):
+            context = subject.context()
+            for label in subject.shared_labels:
+                _ = context.heads[label]  # a run builds shared heads first
+        return subject.component.build(context)
 
-
-@frozen(eq=False)
-class _Built:
-    """A head that was built from a seed.
-
-    state: all that is saved. weights: the trainable ones. generator: its state afterwards.
-    """
-
-    state: dict[str, Tensor]
-    weights: dict[str, Tensor]
-    generator: Tensor
-
-
-def _build(subject: PretextSubject, seed: int) -> _Built:
-    with seeded(0):
-        context = subject.context()
-        for label in subject.shared_labels:
-            _ = context.heads[label]  # a run builds shared heads first
-    with seeded(seed):
-        head = subject.component.build(context)
-        generator = torch.get_rng_state()
-    trainable = {n: p for n, p in head.named_parameters() if p.requires_grad and p.numel()}
-    weights = {name: p.detach() for name, p in trainable.items()}
-    return _Built(dict(head.state_dict()), weights, generator)
+    require_same_from_one_seed(build)
 
 
 def _ids(net: nn.Module) -> set[int]:

@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import Tensor
 
-from ...contracts import Annotation, Head
-from ..generators import seeded
+from ...contracts import Annotation, BuildContext, Head
+from ..generators import require_same_from_one_seed, seeded
 from ..kit import Group
 from ..requirements import Skip, require, require_shape
 from ..toml import toml_round_trip
@@ -164,6 +164,19 @@ def head_holds_no_encoder(subject: TaskSubject) -> None:
     require(isinstance(head, Head), f"build returns {type(head).__name__}")
     shared = set(head.modules()) & set(subject.encoder.modules())
     require(not shared, "it holds a part of the encoder")
+
+
+@HEAD_CHECKS.check(
+    "head",
+    why="runs with one seed would start from different weights, or all seeds from the same ones.",
+    mend="Initialize with torch.nn and torch.nn.init only: no manual_seed, no other generator, no "
+    "cache of weights.",
+    needs=HEAD,
+)
+def builds_the_same_from_one_seed(subject: TaskSubject) -> None:
+    """One seed gives equal heads and an equal state of the generator; another seed does not."""
+    context = BuildContext(subject.encoder.info, subject.encoder, {})
+    require_same_from_one_seed(lambda: subject.task.build(context))
 
 
 @HEAD_CHECKS.check(

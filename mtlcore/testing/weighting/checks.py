@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...contracts import StepLosses
 from ..common import COMMON
-from ..generators import require_no_global_draws
+from ..generators import require_no_global_draws, require_torch_draws_alone
 from ..kit import CheckList, Group
 from ..requirements import Skip, require, require_shape
 from .harness import (
@@ -100,12 +100,13 @@ def task_weights_are_finite(subject: WeightingSubject, step: DrawnStep) -> None:
 @WEIGHTING_CHECKS.check(
     "randomness",
     why="draws are keyed by (seed, step). Global generators break ranks and resumed runs.",
-    mend="Draw from `losses.rng`.",
+    mend="Draw from `losses.rng`. In `build`, draw initial values with torch, and seed nothing.",
     needs=OBJECTIVE,
     core=True,
 )
 def leaves_global_generators_alone(subject: WeightingSubject) -> None:
-    """A step uses no global generator of torch, numpy or Python."""
+    """A step uses no global generator of torch, numpy or Python; `build` may draw from torch's."""
+    require_torch_draws_alone(lambda: subject.component.build(CONFLICTING.names))
     player = subject.player(CONFLICTING.names)
     require_no_global_draws(lambda: player.play(CONFLICTING), "it")
 

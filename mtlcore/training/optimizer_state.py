@@ -113,7 +113,7 @@ def _check_group(
     known = {**later, **expected}
     for key, value in group.items():
         if key != "params" and not _same_kind(value, known[key]):
-            raise MisfitError(f"{name}: {key} = {value!r}, expected a value such as {known[key]!r}")
+            raise _misfit(f"{name}: {key}", value, known[key])
 
 
 def _check_kept(name: str, kept: object, parameter: nn.Parameter, expected: Kept) -> None:
@@ -125,7 +125,20 @@ def _check_kept(name: str, kept: object, parameter: nn.Parameter, expected: Kept
         if isinstance(like, Tensor):
             check_tensor(f"{name}: {key}", value, like.shape, like.dtype)
         elif not _same_kind(value, like):
-            raise MisfitError(f"{name}: {key} = {value!r}, expected a value such as {like!r}")
+            raise _misfit(f"{name}: {key}", value, like)
+
+
+def _misfit(name: str, value: object, expected: object) -> MisfitError:
+    return MisfitError(f"{name} = {_shown(value)}, expected a value such as {_shown(expected)}")
+
+
+def _shown(value: object) -> str:
+    """The value for a message; a tensor by its shape."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, list | tuple) and any(isinstance(x, Tensor) for x in value):
+        return f"a {type(value).__name__} of length {len(value)}"
+    return repr(value)
 
 
 def _same_kind(value: Any, expected: Any) -> bool:

@@ -169,6 +169,22 @@ class IgnoresFoundInf(Right):
         return ClaimsToSkip(groups, 0.01, 0.05)
 
 
+class Window(Momentum):
+    def mean_of(self, p):
+        last = self.state[p].setdefault("last", [])
+        last[:] = [*last, p.grad.clone()][-4:]
+        return torch.stack(last).mean(0)
+
+
+@BROKEN.fails("continues_from_a_checkpoint", also=True)
+@frozen
+class KeepsAWindow(Right):
+    """It keeps a list of the last four gradients, which grows in the first steps."""
+
+    def build(self, groups):
+        return Window(groups, 0.01, 0.05)
+
+
 class Outside(Momentum):
     def mean_of(self, p):
         means = self.__dict__.setdefault("means", {})

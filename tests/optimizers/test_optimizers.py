@@ -147,6 +147,9 @@ def test_a_state_of_another_optimizer_or_shape_does_not_fit():
         lambda saved: saved["state"][0].update(exp_avg=torch.zeros(3))
     )
     assert "step = 'x'" in refused(lambda saved: saved["state"][0].update(step="x"))
+    tensors = [torch.zeros(3)] * 4
+    message = refused(lambda saved: saved["state"][0].update(step=tensors))
+    assert "step = a list of length 4, expected a value such as" in message
     assert "parameter 99" in refused(lambda saved: saved["state"].update({99: {}}))
     assert "other parameters" in refused(lambda saved: saved["param_groups"][0].update(params=[0]))
 

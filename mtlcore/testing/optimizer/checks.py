@@ -7,6 +7,7 @@ import copy
 import torch
 
 from ...training.optim import skips_on_device
+from ...training.optimizer_state import MisfitError
 from ..common import COMMON
 from ..generators import require_no_global_draws
 from ..kit import CheckList, Group
@@ -214,18 +215,23 @@ def _require_skipped(player: Player, untouched: Player, earlier: int) -> None:
 @OPTIMIZER_CHECKS.check(
     "checkpoints",
     why="a resumed run would differ from an uninterrupted one.",
-    mend="Keep everything in `state` and in the groups, as tensors and numbers.",
+    mend="Keep everything in `state` and in the groups, as tensors and numbers. Create it in the "
+    "first step, with its final shape: a window of gradients is one tensor.",
     needs=REPEATABLE,
     core=True,
 )
 def continues_from_a_checkpoint(subject: OptimizerSubject) -> None:
-    """Saved, read with weights_only, and loaded, it continues bit for bit."""
+    """Saved, read with weights_only, checked as by a run, and loaded, it continues bit for bit."""
     for steps in (1, STEPS - 1):
         player, resumed = subject.player(DECAY), subject.player(DECAY)
         player.step(steps)
         for mine, other in zip(resumed.parameters, player.values()):
             mine.data.copy_(other)
-        resumed.load(player.saved())
+        try:
+            resumed.load(player.saved())
+        except MisfitError as misfit:
+            found = f"a run can't resume after step {steps}: {misfit}"
+            raise AssertionError(found) from misfit
         player.step(STEPS)
         resumed.step(STEPS)
         require_equal(resumed.values(), player.values(), f"{STEPS} steps after step {steps}")

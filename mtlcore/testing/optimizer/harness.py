@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...contracts import Optimizer, ParameterGroup
+from ...training.optimizer_state import check_optimizer_state
 from ..requirements import require
 from ..subject import Subject
 
@@ -41,7 +42,8 @@ class Player:
             {"params": self.parameters[:2], "weight_decay": decay},
             {"params": self.parameters[2:], "weight_decay": 0.0},
         ]
-        self.optimizer = component.build(self.groups)
+        self.build = component.build
+        self.optimizer = self.build(self.groups)
 
     def loss(self) -> float:
         """The mean of all squared distances."""
@@ -71,8 +73,9 @@ class Player:
         return file.getvalue()
 
     def load(self, saved: bytes) -> None:
-        """Load a state as a resumed run does."""
+        """Load a state as a resumed run does. Raises MisfitError if a run would refuse it."""
         state: dict[str, Any] = torch.load(io.BytesIO(saved), weights_only=True)
+        check_optimizer_state("the state", state, self.optimizer, self.build)
         self.optimizer.load_state_dict(state)
 
 

@@ -137,6 +137,25 @@ def test_an_expected_failure_is_xfailed_with_its_reason_and_blocks_what_needs_it
     assert suite.outcome("even").status == "blocked"
 
 
+def test_an_expected_failure_blocks_no_core_check():
+    checks = numbers()
+
+    @checks.check("fourth", why="w", mend="m", needs="even", core=True)
+    def sound(plugin: Plugin) -> None:
+        """It is sound."""
+        require(plugin.fault != "hollow", "it is hollow")
+
+    def outcome_of(plugin: Plugin, **options: Any) -> str:
+        suite = Conformance("plug", listed(checks), plugin, **options)
+        assert suite.outcome("even").status == "blocked"
+        return suite.outcome("sound").status
+
+    xfail = {"small": "fixed in May"}
+    assert outcome_of(Plugin(limit=10), xfail=xfail) == "passed"
+    assert outcome_of(Plugin(limit=10, fault="hollow"), xfail=xfail) == "failed"
+    assert outcome_of(Plugin(limit=10)) == "blocked"
+
+
 def test_xfail_is_strict():
     outcome = suite_of(Plugin(), xfail={"small": "fixed in May"}).outcome("small")
     assert outcome.status == "failed"

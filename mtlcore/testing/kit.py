@@ -44,7 +44,8 @@ class Check:
     doc: what must hold, in one line.
     why: what goes wrong in training if the check fails.
     mend: how an author fixes it.
-    needs: checks that must pass first. Otherwise this one is blocked.
+    needs: checks that must pass first. Otherwise this one is blocked. A core check runs after an
+    expected failure.
     capability: a component may lack it, with a reason (`lacks`).
     tests_lacks: it also runs if the component lacks the capability. Its failure is then a skip.
     core: neither `lacks` nor `xfail` can switch it off.
@@ -253,7 +254,7 @@ class Conformance:
 
     def _run(self, check: Check) -> Outcome:
         for needed in check.needs:
-            if self.outcome(needed).status in ("failed", "blocked", "xfailed"):
+            if self._blocks(needed, check.core):
                 return Outcome(check.name, "blocked", f"needs {needed}, which did not pass", 0.0)
         lacked = str(check.capability) if check.capability in self.lacks else ""
         excuse = f"lacks {lacked}: {self.lacks[lacked]}" if lacked else ""
@@ -267,6 +268,16 @@ class Conformance:
         if excuse and status == "failed":
             status, reason = "skipped", excuse
         return Outcome(check.name, status, reason, time.perf_counter() - start)
+
+    def _blocks(self, needed: str, core: bool) -> bool:
+        """Whether a check, core or not, can't run because of one that it needs.
+
+        An expected failure blocks no core check, since `xfail` can't switch it off.
+        """
+        status = self.outcome(needed).status
+        if status == "blocked" and core:
+            return any(self._blocks(name, core) for name in self.checks.checks[needed].needs)
+        return status in ("failed", "blocked") or (status == "xfailed" and not core)
 
     def _status(self, check: Check) -> tuple[Status, str]:
         expected = self.xfail.get(check.name)

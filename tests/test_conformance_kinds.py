@@ -347,6 +347,13 @@ def test_a_dataset_conforms(tmp_path, subtests):
             require_conforming("dataset", name, **DATASETS[name](root))
 
 
+@pytest.mark.parametrize(("here", "root"), [("", "photos"), ("photos", "."), ("photos/a", "..")])
+def test_a_dataset_conforms_on_a_relative_path(tmp_path: Path, monkeypatch, here, root):
+    image_folder(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path / here)
+    require_conforming("dataset", "image_folder", root=Path(root))
+
+
 def test_the_csv_release_of_fer2013_conforms(tmp_path: Path):
     rows = [
         f"{i},{' '.join([str(20 * i)] * 2304)},{u}"

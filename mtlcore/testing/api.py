@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -81,6 +82,7 @@ def conformance(
         first: attrs.Attribute[Any] = attrs.fields(cls)[0]  # type: ignore[arg-type]
         fields = {first.alias or first.name: member, **fields}
     _require_fields(kind, name, cls, fields)
+    fields = {field: _absolute(value) for field, value in fields.items()}
 
     subject = harness(name, cls, fields, found)
     return Conformance(name, checks, subject, subject.lacks, xfail or {}, examples)
@@ -122,6 +124,11 @@ def test_of(kind: str, plugin: str | type[Component], **options: Any) -> PytestT
             pytest.skip(f"no check ran:\n{lines}")
 
     return test_conformance
+
+
+def _absolute(value: object) -> object:
+    """A path as the reader of a configuration returns it; any other value as it is."""
+    return value.expanduser().absolute() if isinstance(value, Path) else value
 
 
 def _require_hypothesis() -> None:

@@ -182,7 +182,7 @@ def require_image(image: object, sample: int) -> None:
 
 def _copy(path: Path, folder: Path) -> Path:
     folder.mkdir()
-    target = folder / path.name
+    target = folder / path.resolve().name  # ".." is no name
     if path.is_dir():
         shutil.copytree(path, target)
     else:

@@ -78,7 +78,7 @@ def test_each_check_has_its_broken_plugin():
 def test_the_plugin_that_the_broken_ones_derive_from_is_right(kind, fields):
     classes = [KINDS[kind].Right]
     if kind == "task":  # coupled, dense and aligned tasks are right too
-        classes += [tasks.Concordant, tasks.Parsing, tasks.Segments, tasks.Corners]
+        classes += [tasks.Concordant, tasks.Parsing, tasks.Segments, tasks.Corners, tasks.Occluded]
     if kind == "dataset":
         classes += [datasets.WithMaps]
     for cls in classes:

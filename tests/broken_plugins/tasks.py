@@ -236,6 +236,27 @@ class CornersHead(Head):
         return target
 
 
+@frozen
+class Occluded(Corners):
+    """The same. A third of the points are unknown."""
+
+    def examples(self, n, size, rng):
+        points = super().examples(n, size, rng)
+        unknown = rng.rand(n, 2, 1) < 1 / 3
+        return torch.where(unknown, torch.nan, points)
+
+    def metrics(self):
+        return {"mae_px": KnownError()}
+
+
+class KnownError(MeanAbsoluteError):
+    """The error of known points."""
+
+    def update(self, decoded, target):
+        there = ~target.isnan()
+        super().update(decoded[there], target[there])
+
+
 # ------------------------------------------------------------------------------------------- labels
 
 

@@ -33,6 +33,7 @@ from ..reload import reload
 from ..requirements import Skip, require
 from ..subject import Subject, patterns
 from ..toys import ToyEncoder
+from ..trees import map_floats
 
 FITTED = 48
 """The number of samples that a task is fitted on."""
@@ -244,10 +245,20 @@ def ideal_output(head: Any, target: Tensor) -> Any:
     return head.ideal(target)
 
 
+def known(prediction: Any) -> Any:
+    """A prediction made of the truth: 0 where that is unknown (NaN), as networks predict no NaN."""
+    return map_floats(torch.nan_to_num, prediction)
+
+
 def relative_error(found: Tensor, wanted: Tensor) -> float:
-    """The largest difference, relative to the largest value or 1."""
-    largest = wanted.float().abs().max().clamp_min(1)
-    return float((found.float() - wanted.float()).abs().max() / largest)
+    """The largest difference, relative to the largest value or 1.
+
+    Values may be NaN (unknown points). Raises AssertionError if others are NaN in `found`.
+    """
+    same_unknown = not bool((found.isnan() ^ wanted.isnan()).any())
+    require(same_unknown, "other values are NaN")
+    largest = wanted.float().nan_to_num().abs().max().clamp_min(1)
+    return float((found.float() - wanted.float()).nan_to_num().abs().max() / largest)
 
 
 def reads_names(annotation: Annotation) -> bool:

@@ -23,7 +23,7 @@ from ..requirements import Skip, require, require_finite, require_shape
 from ..subject import Drawn
 from ..tracing import trace
 from ..trees import cut, floats, map_floats
-from .harness import TaskSubject, absent, bare_loss, ideal_output
+from .harness import TaskSubject, absent, bare_loss, ideal_output, known
 from .labels import HEAD
 
 LOSS = "loss_is_one_value_per_sample"
@@ -159,8 +159,9 @@ def shares_weight_the_samples_of_a_coupled_loss(subject: TaskSubject) -> None:
 def true_target_has_the_lowest_loss(subject: TaskSubject) -> None:
     """The `ideal` output loses at most a third of what other samples' truths lose."""
     head, target = subject.head(), subject.truth(32)
-    right = subject.loss(head, ideal_output(head, target), target).mean().item()
-    wrong = subject.loss(head, ideal_output(head, target.flip(0)), target).mean().item()
+    output, other = (known(ideal_output(head, truth)) for truth in (target, target.flip(0)))
+    right = subject.loss(head, output, target).mean().item()
+    wrong = subject.loss(head, other, target).mean().item()
     found = f"the loss is {right:.4g} for the truth, {wrong:.4g} for other samples' truths"
     require(right < wrong, found)
     require(right <= LEFT * wrong, f"{found}: a part of it does not depend on the output")

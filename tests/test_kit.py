@@ -284,6 +284,18 @@ def test_any_exception_of_a_plugin_is_a_failure_with_its_name():
     assert "KeyError: 'tile'" in suite_with(crashes).outcome("crashes").reason
 
 
+def test_a_plugin_that_is_wrong_only_sometimes_fails_with_the_message_of_the_check():
+    calls: list[int] = []
+
+    def stays_small(plugin: Plugin, number: int) -> None:
+        """It stays small."""
+        calls.append(number)
+        require(len(calls) != 4, f"{number} is too large")
+
+    reason = suite_with(stays_small).outcome("stays_small").reason
+    assert f"found:    {calls[3]} is too large, but not in every call" in reason
+
+
 @pytest.mark.parametrize(
     "error", [SkipTest("not here"), SystemExit(0), GeneratorExit(), pytest.skip.Exception("no")]
 )

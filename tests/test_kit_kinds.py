@@ -79,8 +79,13 @@ def test_the_plugin_that_the_broken_ones_derive_from_is_right(kind, fields):
     classes = [KINDS[kind].Right]
     if kind == "task":  # coupled, dense and aligned tasks are right too
         classes += [tasks.Concordant, tasks.Parsing, tasks.Segments, tasks.Corners, tasks.Occluded]
-    if kind == "dataset":
-        classes += [datasets.WithMaps]
+    also_right = {
+        "dataset": datasets.WithMaps,
+        "detector": detectors.FindsFaces,
+        "encoder": encoders.FixedStem,
+    }
+    if kind in also_right:
+        classes += [also_right[kind]]
     for cls in classes:
         report = conformance(kind, cls, examples=10, **fields(kind)).report()
         assert [o.reason for o in report.of("failed", "blocked")] == [], cls.__name__

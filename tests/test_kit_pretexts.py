@@ -271,6 +271,23 @@ def test_a_loss_that_sums_over_the_columns_of_an_image_grows_with_the_image():
     assert suite.outcome("loss_does_not_grow_with_the_image").status == "failed"
 
 
+@frozen
+class DrawsFromTheGenerator(Halves):
+    """It draws from the generator itself, as functions of torch do."""
+
+    def views(self, augmented, rng):
+        equal = torch.ones(len(augmented.clean.images), 2)
+        choice = 1 + torch.multinomial(equal, 1, generator=rng.generator)[:, 0]
+        return [augmented.clean.rearrange(partial(halved, choice))], choice
+
+
+def test_draws_that_cannot_be_edited_are_no_fault():
+    suite = kit.conformance("pretext", DrawsFromTheGenerator, examples=3)
+    outcomes = [suite.outcome(c.name) for c in suite if c.check.group == "questions"]
+    assert {outcome.status for outcome in outcomes} == {"skipped"}
+    assert all("rng.generator" in outcome.reason for outcome in outcomes)
+
+
 # -------------------------------------------------------------------------------- reads on the host
 
 READS = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TypeVar
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from hypothesis.errors import FlakyFailure
 from hypothesis.strategies import SearchStrategy
 
-from .kit import Check
+from .kit import Check, message_of
 from .requirements import Skip, Unproven
 
 T = TypeVar("T")
@@ -48,6 +49,8 @@ def run_examples(check: Check, subject: object, strategy: SearchStrategy[T], num
         every()
     except Skip:
         raise
+    except FlakyFailure as flaky:
+        raise AssertionError(f"{message_of(flaky.exceptions[0])}, but not in every call") from flaky
     except BaseException as error:
         # Hypothesis runs the smallest example last. There is none if drawing itself fails.
         if last:

@@ -304,9 +304,7 @@ class Conformance:
         run_examples(check, self.subject, self.checks.strategy(), self.examples)
 
     def _explanation(self, check: Check, error: BaseException) -> str:
-        # A message of the kit, or of the core, speaks for itself. Other errors need their type.
-        ours = isinstance(error, AssertionError | MtlError)
-        found = str(error) if ours else f"{type(error).__name__}: {error}"
+        found = message_of(error)
         example = getattr(error, "_example", None)
 
         lines = [
@@ -349,6 +347,12 @@ class BoundCheck:
             raise AssertionError(outcome.reason)
         if outcome.status != "passed":
             raise Skip(f"{outcome.status}: {outcome.reason}")
+
+
+def message_of(error: BaseException) -> str:
+    """What an error of a plugin says. One of the kit or of the core needs no type."""
+    ours = isinstance(error, AssertionError | MtlError)
+    return str(error) if ours else f"{type(error).__name__}: {error}"
 
 
 def _require_known(names: Mapping[str, str], known: Mapping[str, object], problem: str) -> None:

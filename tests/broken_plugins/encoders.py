@@ -51,6 +51,23 @@ class Right(Encoder):
         return Net(size)
 
 
+@frozen
+class FixedStem(Right):
+    """The same. Its stem is fixed, and keeps no graph."""
+
+    def net(self, size):
+        net = FixedStemNet(size)
+        net.stem.requires_grad_(False)
+        return net
+
+
+class FixedStemNet(Net):
+    def forward(self, x):
+        with torch.no_grad():
+            fine = self.stem(x).relu()
+        return self.features(fine, self.body(fine).relu())
+
+
 @BROKEN.fails("builds_for_some_size")
 @frozen
 class RefusesWithAValueError(Right):

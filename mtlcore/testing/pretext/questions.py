@@ -31,6 +31,8 @@ MOST_DRAWS = 12
 ROUNDING = 1e-5
 TOGETHER = 0.5  # share of changed answers whose view must change: a turn by 0 degrees shows nothing
 
+HIDDEN = "it draws from `rng.generator` itself: only draws by the methods of `rng` can be edited"
+
 ALIKE = "equal_samples_get_equal_answers"
 
 QUESTIONS_CHECKS = Group()
@@ -54,6 +56,8 @@ def equal_samples_get_equal_answers(subject: PretextSubject) -> None:
         alike = all(_rows_are_alike(x) for x in (*views, *tensors(target)))
         if not alike and rng.has_loose_draws:
             raise Skip("some of its draws have no dimension of B samples")
+        if not alike and rng.has_hidden_draws:
+            raise Skip(HIDDEN)
         require(alike, "they differ")
 
 
@@ -110,17 +114,25 @@ Edit = Callable[[int, Tensor, Tensor], Tensor]
 class EditedRng(Rng):
     """A generator whose draws are edited.
 
-    other: draws the other numbers. shapes: of the draws so far.
+    other: draws the other numbers. states: of the generator, at first and after each draw. shapes:
+    of the draws so far. hidden: whether the generator was used alone before each draw.
     """
 
     other: torch.Generator
     edit: Edit
+    states: list[Tensor]
     shapes: list[torch.Size] = field(factory=list)
+    hidden: list[bool] = field(factory=list)
 
     @property
     def has_loose_draws(self) -> bool:
         """True if some draw has several numbers, but no dimension of samples."""
         return any(shape.numel() > 1 and _dimension(shape) is None for shape in self.shapes)
+
+    @property
+    def has_hidden_draws(self) -> bool:
+        """True if the generator was used alone, without the methods of this class."""
+        return any(self.hidden) or self._was_used_alone()
 
     def rand(self, *shape: int) -> Tensor:
         return self._edited(lambda rng: rng.rand(*shape))
@@ -137,16 +149,22 @@ class EditedRng(Rng):
     def integer(self, low: int, high: int) -> int:
         return int(self._edited(lambda rng: torch.tensor(rng.integer(low, high))))
 
+    def _was_used_alone(self) -> bool:
+        return not torch.equal(self.generator.get_state(), self.states[-1])
+
     def _edited(self, draw: Callable[[Rng], Tensor]) -> Tensor:
+        self.hidden.append(self._was_used_alone())
         one = draw(Rng(self.generator, self.device))
         other = draw(Rng(self.other, self.device))
         self.shapes.append(one.shape)
+        self.states.append(self.generator.get_state())
         return self.edit(len(self.shapes) - 1, one, other)
 
 
 def _rng(seed: int, edit: Edit, other: int = 0) -> EditedRng:
-    one = KeyedRng((seed,))(LABEL)
-    return EditedRng(one.generator, one.device, KeyedRng((seed, other))(LABEL).generator, edit)
+    one, two = KeyedRng((seed,))(LABEL), KeyedRng((seed, other))(LABEL)
+    states = [one.generator.get_state()]
+    return EditedRng(one.generator, one.device, two.generator, edit, states)
 
 
 def _dimension(shape: torch.Size) -> int | None:
@@ -206,7 +224,8 @@ def _redraws(subject: PretextSubject) -> Iterator[_Redraw]:
         rng = _rng(seed, lambda _, one, __: one)
         views, target = _asked(subject, images, rng)
         if not rng.shapes:
-            raise Skip("it draws nothing: its views are a function of the image")
+            nothing = "it draws nothing: its views are a function of the image"
+            raise Skip(HIDDEN if rng.has_hidden_draws else nothing)
         questions = _questions(subject, target)
         before = tensors(target)
         for draw, shape in enumerate(rng.shapes[:MOST_DRAWS]):

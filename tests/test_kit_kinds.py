@@ -78,7 +78,8 @@ def test_each_check_has_its_broken_plugin():
 def test_the_plugin_that_the_broken_ones_derive_from_is_right(kind, fields):
     classes = [KINDS[kind].Right]
     if kind == "task":  # coupled, dense and aligned tasks are right too
-        classes += [tasks.Concordant, tasks.Parsing, tasks.Segments, tasks.Corners, tasks.Occluded]
+        classes += [tasks.Concordant, tasks.Measured, tasks.Parsing]
+        classes += [tasks.Segments, tasks.Corners, tasks.Occluded]
     also_right = {
         "dataset": datasets.WithMaps,
         "detector": detectors.FindsFaces,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 import mtlcore.testing as kit
-from mtlcore import Head, PretextTask
+from mtlcore import EMA, Head, PretextTask
 from mtlcore.registry.catalog import Catalog, catalog
 from mtlcore.rng import KeyedRng
 from mtlcore.testing.pretext.checks import CHECKS
@@ -286,6 +286,37 @@ def test_draws_that_cannot_be_edited_are_no_fault():
     outcomes = [suite.outcome(c.name) for c in suite if c.check.group == "questions"]
     assert {outcome.status for outcome in outcomes} == {"skipped"}
     assert all("rng.generator" in outcome.reason for outcome in outcomes)
+
+
+class FollowsHead(HalvesHead):
+    """It has a momentum copy, whose momentum rises to `final`."""
+
+    def __init__(self, context, final):
+        super().__init__(context)
+        self.copy = EMA(self.answer, 0.9, final)
+
+
+@frozen
+class Follows(Halves):
+    """One of its settings changes a momentum, one the second half of the run, and one nothing."""
+
+    momentum: Literal["constant", "rising"] = "constant"
+    easier: bool = False
+    idle: bool = False
+
+    def build(self, context):
+        return FollowsHead(context, {"constant": 0.9, "rising": 1.0}[self.momentum])
+
+    def views(self, augmented, rng):
+        (view,), choice = super().views(augmented, rng)
+        brighter = self.easier and augmented.progress > 0.4
+        return [view.repaint(view.images**0.5) if brighter else view], choice
+
+
+def test_only_a_setting_without_any_effect_is_named():
+    outcome = kit.conformance("pretext", Follows).outcome("each_choice_has_an_effect")
+    assert outcome.status == "failed"
+    assert "found:    idle = True computes the same as idle = False\n" in outcome.reason
 
 
 # -------------------------------------------------------------------------------- reads on the host

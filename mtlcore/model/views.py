@@ -193,9 +193,11 @@ class _EncodedViews:
         return tuple((position, self.labeled) for position in found)
 
 
-def augment(plan: ViewPlan, images: Tensor, keyed_rng: KeyedRng) -> AugmentedBatch:
+def augment(
+    plan: ViewPlan, images: Tensor, keyed_rng: KeyedRng, progress: float = 0.0
+) -> AugmentedBatch:
     """Return the augmented batch that pretexts receive. images: (B, 3, H0, W0) uint8."""
-    return _AugmentedBatch(plan, images, keyed_rng, progress=0.0)
+    return _AugmentedBatch(plan, images, keyed_rng, progress)
 
 
 def prepare(

@@ -16,11 +16,11 @@ from .trees import equal
 S = TypeVar("S", bound=Subject[Any])
 
 
-def require_effects(subject: S, behavior: Callable[[S], object]) -> None:
+def require_effects(subject: S, *behaviors: Callable[[S], object]) -> None:
     """Require that no other choice leaves the behavior of the component as it is.
 
-    behavior: returns a tree of what the component computes. Choices that it refuses, or that need
-    the network, are left out.
+    behaviors: each returns a tree of what the component computes. Choices that it refuses, or that
+    need the network, are left out.
     """
     optional = [f.name for f in attrs.fields(subject.cls) if f.default is not attrs.NOTHING]
     if set(optional) & set(subject.fields):
@@ -28,19 +28,21 @@ def require_effects(subject: S, behavior: Callable[[S], object]) -> None:
     other_fields = _other_choices(subject)
     if not other_fields:
         raise Skip("it has no setting that is a bool or a Literal")
-    idle, before = [], behavior(subject)
+    before = [behavior(subject) for behavior in behaviors]
+    idle: list[str] = []
+    current: dict[str, None] = {}
     for name, value in other_fields:
         fields = {**subject.fields, name: value}
         other = type(subject)(subject.name, subject.cls, fields, subject.catalog)
         try:
             with offline():
-                after = behavior(other)
+                same = all(equal(b, behavior(other)) for b, behavior in zip(before, behaviors))
         except (MtlError, ValueError, OSError):
             continue
-        if equal(before, after):
+        if same:
             idle.append(f"{name} = {value!r}")
-    current = [f"{name} = {getattr(subject.component, name)!r}" for name, _ in other_fields]
-    require(not idle, f"{', '.join(idle)} computes the same as {', '.join(dict.fromkeys(current))}")
+            current[f"{name} = {getattr(subject.component, name)!r}"] = None
+    require(not idle, f"{', '.join(idle)} computes the same as {', '.join(current)}")
 
 
 def _other_choices(subject: Subject[Any]) -> list[tuple[str, object]]:

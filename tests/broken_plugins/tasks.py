@@ -5,7 +5,7 @@ BROKEN: check -> class.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from attrs import evolve, frozen
 from torch import nn
 from torchmetrics import MeanMetric
-from torchmetrics.regression import MeanAbsoluteError
+from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError
 
 from broken_plugins import Broken
 from mtlcore import (
@@ -247,6 +247,17 @@ class Occluded(Corners):
 
     def metrics(self):
         return {"mae_px": KnownError()}
+
+
+@frozen
+class Measured(Right):
+    """The same. Its setting selects the main metric."""
+
+    main_metric: Literal["mae", "mse"] = "mae"
+
+    def metrics(self):
+        metrics = {"mae": MeanAbsoluteError(), "mse": MeanSquaredError()}
+        return {self.main_metric: metrics[self.main_metric], **metrics}
 
 
 class KnownError(MeanAbsoluteError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ from ...model.hybrid import HybridModel
 from ...model.inference import SharedEncoder
 from ...model.plan import ViewPlan, training_plan
 from ...model.views import augment, prepare
-from ...networks import losses_in_fp32, to_fp32
+from ...networks import contiguous, losses_in_fp32, to_fp32
 from ...optimizers import SGD
 from ...registry.components import component_name
 from ...rng import KeyedRng, Rng
@@ -56,6 +56,9 @@ from ..generators import seeded
 from ..reload import reload
 from ..subject import SIZES, Drawn, Subject, patterns
 from ..toys import ToyEncoder
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 LABEL = "asked"  # of the pretext in the harness's experiments; it keys the random draws
 CLASSES = 4  # of a shared head
@@ -231,12 +234,14 @@ class PretextSubject(Subject[PretextTask]):
         size: int,
         keyed_rng: KeyedRng,
         augmentation: Augmentation | None = None,
+        progress: float = 0.0,
     ) -> AugmentedBatch:
         """The augmented batch that a run would pass to a pretext.
 
-        images: uint8 (B, 3, H0, W0). augmentation: replaces all named augmentations.
+        images: uint8 (B, 3, H0, W0). augmentation: replaces all named augmentations. progress:
+        completed share of the run.
         """
-        return augment(toy_plan(self.fit(size), augmentation), images, keyed_rng)
+        return augment(toy_plan(self.fit(size), augmentation), images, keyed_rng, progress)
 
     def batch(
         self,
@@ -245,14 +250,16 @@ class PretextSubject(Subject[PretextTask]):
         images: Tensor | None = None,
         augmentation: Augmentation | None = None,
         seed: int | None = None,
+        progress: float = 0.0,
     ) -> PretextBatch:
         """The pretext's views and target of these images (default: drawn ones).
 
-        seed: of the pretext's own draws only.
+        seed: of the pretext's own draws only. progress: completed share of the run.
         """
         if images is None:
             images = raw(drawn)
-        augmented = self.augmented(images, drawn.size, drawn.keyed_rng(), augmentation)
+        keyed_rng = drawn.keyed_rng()
+        augmented = self.augmented(images, drawn.size, keyed_rng, augmentation, progress)
 
         own_seed = drawn.seed if seed is None else seed
         rng = KeyedRng((own_seed,), images.device)(LABEL)
@@ -283,6 +290,13 @@ class PretextSubject(Subject[PretextTask]):
         """What a step of a run would receive."""
         plan = training_plan(self.experiment(drawn.size, **entry))
         return prepare(plan, toy_batch(raw(drawn), self.shared_labels), drawn.keyed_rng())
+
+
+def measured(metric: Metric, updates: Sequence[tuple[Any, Target]]) -> Tensor:
+    """The value of a metric after these updates (output, target): a scalar, or a matrix."""
+    for output, target in updates:
+        metric.update(*contiguous((output, target)))
+    return torch.as_tensor(metric.compute()).float()
 
 
 def features_of(model: HybridModel, views: Sequence[View]) -> list[Features]:

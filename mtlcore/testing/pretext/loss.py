@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ...contracts import PretextTask, Target
+from ...networks import EMA
 from ..alternatives import require_effects
 from ..generators import generators_used_in_training, require_unused
 from ..kit import Group
@@ -20,7 +22,7 @@ from ..requirements import Skip, require, require_finite, require_shape
 from ..subject import Drawn
 from ..trees import equal, equal_samples, floats, map_floats, tensors
 from .build import BUILT
-from .harness import LABEL, PretextBatch, PretextSubject, features_of
+from .harness import LABEL, PretextBatch, PretextSubject, features_of, measured
 from .views import REPEATABLE
 
 # Names that many checks need.
@@ -203,12 +205,16 @@ def equal_logits_give_log_choices(subject: PretextSubject, drawn: Drawn) -> None
 @LOSS_CHECKS.check(
     "build",
     why="a setting that nothing reads makes two runs look different that are the same.",
-    mend="Read the field in views(), build() or the loss. Is a condition inverted?",
+    mend="Read the field in views(), build(), the loss, metrics() or draw(). Is a condition "
+    "inverted?",
     needs=FINITE,
 )
 def each_choice_has_an_effect(subject: PretextSubject) -> None:
-    """Other values of a bool or a Literal change the views, the target, the head or its loss."""
-    require_effects(subject, _behavior)
+    """Other values of a bool or a Literal change the views, the target, the head or its loss.
+
+    Those in the middle of a run, momentum copies, metrics and drawings count, too.
+    """
+    require_effects(subject, _behavior, partial(_behavior, progress=0.5), _further_behavior)
 
 
 @LOSS_CHECKS.check(
@@ -332,15 +338,31 @@ def _differing_samples(a: object, b: object) -> Tensor:
 
 
 @torch.no_grad()
-def _behavior(subject: PretextSubject) -> object:
+def _behavior(subject: PretextSubject, progress: float = 0.0) -> object:
     """What each choice may change: views, target, the layers of the head, losses."""
     drawn = Drawn(MANY, SIZES[0], 0)
-    batch, model, rng = subject.batch(drawn), subject.model(drawn.size), drawn.rng("noise")
+    batch, model = subject.batch(drawn, progress=progress), subject.model(drawn.size)
+    rng = drawn.rng("noise")
     output = subject.output(model, batch)
     # Some losses count confident outputs alone.
     noise = map_floats(lambda x: CONFIDENT * rng.randn(*x.shape).to(x), output)
     losses = [subject.loss_of(model, x, batch.target) for x in (output, noise)]
     return batch.images, batch.target, str(subject.head(drawn.size)), losses
+
+
+@torch.no_grad()
+def _further_behavior(subject: PretextSubject) -> object:
+    """What else it may change: momentum copies, metrics, drawings."""
+    drawn = Drawn(MANY, SIZES[0], 0)
+    batch, model = subject.batch(drawn), subject.model(drawn.size)
+    output = subject.output(model, batch)
+    copies = [m for m in subject.head(drawn.size).modules() if isinstance(m, EMA)]
+    momenta = [(copy.momentum, copy.final, copy.batch_stats) for copy in copies]
+    metrics = [
+        (name, measured(metric, [(output, batch.target)]))
+        for name, metric in subject.component.metrics().items()
+    ]
+    return momenta, metrics, subject.component.draw(batch.images[0], batch.target, output)
 
 
 @torch.no_grad()

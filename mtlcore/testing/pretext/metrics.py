@@ -11,12 +11,11 @@ from attrs import evolve
 from torch import Tensor
 
 from ...contracts import Target
-from ...networks import contiguous
 from ..kit import Group
 from ..requirements import Skip, Unproven, require
 from ..subject import Drawn
 from ..trees import cut, equal, map_floats, same_values
-from .harness import PretextSubject
+from .harness import PretextSubject, measured
 from .loss import LOWEST, STEADY, ideal_output, of_other_samples
 
 TOLERANCE = 1e-3
@@ -125,10 +124,7 @@ def metrics_do_not_depend_on_batches(subject: PretextSubject, drawn: Drawn) -> N
 
 def _measured(subject: PretextSubject, name: str, updates: list[tuple[Any, Target]]) -> Tensor:
     """The value of a new metric after these updates: a scalar, or a matrix."""
-    metric = subject.component.metrics()[name]
-    for output, target in updates:
-        metric.update(*contiguous((output, target)))
-    return torch.as_tensor(metric.compute()).float()
+    return measured(subject.component.metrics()[name], updates)
 
 
 def _shown(value: Tensor) -> str:

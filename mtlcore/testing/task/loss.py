@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ...contracts import Head
+from ...contracts import AlignedTask, Head
 from ...rng import KeyedRng
 from ..alternatives import require_effects
 from ..generators import (
@@ -20,10 +20,10 @@ from ..generators import (
 )
 from ..kit import Group
 from ..requirements import Skip, require, require_finite, require_shape
-from ..subject import Drawn
+from ..subject import Drawn, patterns
 from ..tracing import trace
 from ..trees import cut, floats, map_floats
-from .harness import TaskSubject, absent, bare_loss, ideal_output, known
+from .harness import SIZE, TaskSubject, absent, bare_loss, ideal_output, known
 from .labels import HEAD
 
 LOSS = "loss_is_one_value_per_sample"
@@ -192,16 +192,16 @@ def equal_logits_give_log_choices(subject: TaskSubject) -> None:
 @LOSS_CHECKS.check(
     "build",
     why="a setting that nothing reads makes two runs look different that are the same.",
-    mend="Read the field in fit(), target(), build(), decode() or the loss. Is a condition "
-    "inverted?",
+    mend="Read the field in fit(), target(), move(), build(), the loss, decode(), average(), "
+    "metrics() or what makes the answers. Is a condition inverted?",
     needs=LOSS,
 )
 def each_choice_has_an_effect(subject: TaskSubject) -> None:
     """Other values of a bool or a Literal change targets, the head, its loss or what it decodes.
 
-    For maps and points, a change of moved targets or of metrics counts, too.
+    Moved targets, averages, metrics, answers and drawings count, too.
     """
-    require_effects(subject, _behavior)
+    require_effects(subject, _behavior, _further_behavior)
 
 
 @LOSS_CHECKS.check(
@@ -327,12 +327,24 @@ def _behavior(subject: TaskSubject) -> object:
     """What each choice may change: targets, the layers of the head, its losses, predictions."""
     head, target = subject.head(), subject.fitted_targets()
     output = head(subject.features(len(target)))
-    decoded = subject.task.decode(output)
-    found = [target, str(head), subject.loss(head, output, target), decoded]
-    if subject.is_aligned:
-        found.append(subject.moved(target, subject.movement(len(target), 30)))
-        found.append(subject.scores(decoded, target))
-    return found
+    return target, str(head), subject.loss(head, output, target), subject.task.decode(output)
+
+
+@torch.no_grad()
+def _further_behavior(subject: TaskSubject) -> object:
+    """What else it may change: moved targets, averages, metrics, answers, drawings."""
+    task, target = subject.task, subject.fitted_targets()
+    decoded = task.decode(subject.head()(subject.features(len(target))))
+    moved = task.move(target, subject.movement(len(target), 30, mirrored=True))
+    mirrored = decoded.flip(0)
+    if isinstance(task, AlignedTask):
+        mirrored = task.mirror_back(mirrored, (SIZE, SIZE))
+    average = task.average(decoded, mirrored)
+    scores = list(subject.scores(decoded, target).items())  # the first one is the main metric
+    image = patterns(1, subject.drawing_size, 0)[0].float() / 255
+    # As text: of a map they are a thousand numbers, each of which would be a leaf of the tree.
+    answers = str(task.answer(decoded[:2])), str(task.as_annotation(decoded[:2]).tolist())
+    return moved, average, scores, answers, task.draw(image, decoded[0])
 
 
 def _has_gradient(parameter: Tensor) -> bool:

@@ -19,7 +19,7 @@ A plugin author imports:
     base classes of the kinds   Encoder, SupervisedTask, PretextTask, LossWeighting, Optimizer,
                                 Dataset, Augmentation, Callback
     what flows through a step   Sample, Batch, AugmentedBatch, View, Features, Target, StepLosses
-    building blocks             Head, SharedHead, FrozenModule, EMA, Geometry, Rng, gather
+    building blocks             Head, SharedHead, FrozenModule, EMA, Geometry, Bend, Rng, gather
     registration                hookimpl
     exceptions that end a run   Diverged, Interrupted
 
@@ -98,6 +98,7 @@ if TYPE_CHECKING:
     from .files import open_file as open_file
     from .files import read_file as read_file
     from .files import text_encoding as text_encoding
+    from .geometry import Bend as Bend
     from .geometry import Geometry as Geometry
     from .geometry import orthogonal as orthogonal
     from .networks import EMA as EMA
@@ -190,7 +191,7 @@ _HOME = {
     "evaluation.evaluate": ("Evaluation",),
     "evaluation.samples": ("FeatureTable",),
     "files": ("open_file", "read_file", "text_encoding"),
-    "geometry": ("Geometry", "orthogonal"),
+    "geometry": ("Bend", "Geometry", "orthogonal"),
     "networks": ("EMA", "FrozenModule", "SharedHead", "gather"),
     "prediction.predictor": ("Predictor",),
     "prediction.results": ("Prediction",),

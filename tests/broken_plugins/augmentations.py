@@ -5,11 +5,16 @@ BROKEN: check -> class.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+from typing import ClassVar
+
 import torch
+import torch.nn.functional as F
 from attrs import evolve, frozen
 
 from broken_plugins import Broken
-from mtlcore import Augmentation, Geometry, View
+from mtlcore import Augmentation, Bend, Geometry, View
 from mtlcore.geometry import similarity, warp
 
 BROKEN = Broken()
@@ -37,6 +42,39 @@ class Right(Augmentation):
 
     def finish(self, images, rng):
         return images * (0.8 + 0.2 * rng.rand(len(images), 1, 1, 1))
+
+
+@frozen
+class Waves(Right):
+    """A horizontal wave. No matrix describes it, and points follow its bend."""
+
+    lacks: ClassVar[Mapping[str, str]] = {"affine": "a wave"}
+
+    def geometry(self, images, size, u):
+        wave = partial(waved, 2 + 2 * u[0][:, None])
+        none = torch.zeros(len(images), dtype=torch.bool)
+        eye = torch.eye(3).expand(len(images), 3, 3)
+        waves = Geometry(eye, (partial(show_waved, wave),), bend=self.bend(wave, none))
+        return waves.then(Geometry.resize(tuple(images.shape[-2:]), size, images))
+
+    def bend(self, wave, samples):
+        return Bend(wave, samples)
+
+
+def waved(size_px, points):
+    """(B, K, 2) -> the same points, moved to the right or to the left."""
+    x, y = points.unbind(-1)
+    return torch.stack([x + size_px * (y / 5).sin(), y], -1)
+
+
+def show_waved(wave, maps, mode):
+    """Move maps (B, C, h, w) as `wave` moves points."""
+    height, width = maps.shape[-2:]
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    here = torch.stack([x, y], -1).flatten(0, 1).expand(len(maps), -1, -1)
+    grid = (2 * here - wave(here)) * 2 / torch.tensor([width, height]) - 1
+    grid = grid.unflatten(1, (height, width)).to(maps.dtype)
+    return F.grid_sample(maps, grid, mode, padding_mode="reflection", align_corners=False)
 
 
 @BROKEN.fails("view_has_its_shape")
@@ -163,6 +201,24 @@ class LosesPoints(Right):
         return evolve(super().geometry(images, size, u), shuffled=True)
 
 
+@BROKEN.fails("marked_pixels_keep_their_mask_and_point", also=True)
+@frozen
+class LeavesPointsBehind(Waves):
+    """Its points follow its matrix, which describes no wave."""
+
+    def bend(self, wave, samples):
+        return None
+
+
+@BROKEN.fails("marked_pixels_keep_their_mask_and_point", also=True)
+@frozen
+class ForgetsPoints(Waves):
+    """It says that all points have left the image."""
+
+    def bend(self, wave, samples):
+        return Bend(lambda points: points * torch.nan, samples)
+
+
 @BROKEN.fails("pixels_lie_where_the_geometry_says")
 @frozen
 class MirrorsWithoutGeometry(Right):
@@ -170,6 +226,21 @@ class MirrorsWithoutGeometry(Right):
 
     def paint(self, images, contrast):
         return images.flip(-1) * contrast
+
+
+@BROKEN.fails("pixels_lie_where_the_geometry_says", also=True)
+@frozen
+class SwapsTheZooms(Right):
+    """Its images are zoomed along x as its geometry is along y. In squares, both are the same."""
+
+    def view(self, images, size, rng):
+        (old_h, old_w), (h, w) = images.shape[-2:], size
+        swap = (h / old_h) / (w / old_w)
+        zoom = torch.diag(torch.tensor([swap, 1 / swap, 1.0]))
+        zoom[:2, 2] = torch.tensor([(1 - swap) * w / 2, (1 - 1 / swap) * h / 2])
+        right = super().view(images, size, rng)
+        wrong = Geometry.affine(zoom @ right.geometry.matrix, size)
+        return evolve(right, images=wrong.warp(images.float() / 255, "bilinear"))
 
 
 @BROKEN.fails("finish_keeps_shape_and_range")

@@ -207,8 +207,8 @@ def view_of_a_sample_depends_on_it_alone(subject: AugmentationSubject, drawn: Dr
 )
 def class_maps_keep_their_classes(subject: AugmentationSubject, drawn: Drawn) -> None:
     """`geometry.warp(maps, "nearest")` adds no class and returns maps of the view's size."""
-    view = subject.drawn(drawn)
-    classes = (drawn.images()[:, :1] // 64).float() * 10
+    raw, view = subject.framed(drawn)
+    classes = (raw[:, :1] // 64).float() * 10
     moved = geometry_of(view).warp(classes, "nearest")
     size, found = tuple(view.images.shape[-2:]), tuple(moved.shape[-2:])
     require(found == size, f"the maps are {found}, the view is {size}")
@@ -220,21 +220,24 @@ def class_maps_keep_their_classes(subject: AugmentationSubject, drawn: Drawn) ->
     "geometry",
     why="poses and landmarks follow the matrix, dense labels the warp. One of them is wrong if "
     "these differ.",
-    mend='Build both from one matrix with Geometry.affine, or declare it: lacks = {"affine": "an '
-    'elastic warp"}.',
+    mend="Build both from one matrix with Geometry.affine. If no matrix describes the movement, "
+    'give the geometry a Bend, which moves points, and declare it: lacks = {"affine": "an elastic '
+    'warp"}.',
     needs="class_maps_keep_their_classes",
     capability="affine",
 )
 def matrix_and_warp_agree(subject: AugmentationSubject, drawn: Drawn) -> None:
     """A warped map of coordinates holds, at each pixel, what the inverse matrix gives."""
-    geometry = geometry_of(subject.drawn(drawn))
-    warped = geometry.warp(coordinates(drawn.samples, drawn.size, drawn.size), "bilinear")
+    raw, view = subject.framed(drawn)
+    geometry, (height, width) = geometry_of(view), raw.shape[-2:]
+    warped = geometry.warp(coordinates(drawn.samples, height, width), "bilinear")
     here = coordinates(drawn.samples, *warped.shape[-2:])
     inverse = torch.linalg.inv(geometry.matrix.double()).float()
     rotated = torch.einsum("bij,bjhw->bihw", inverse[:, :2, :2], here)
     origin = rotated + inverse[:, :2, 2, None, None]
 
-    inside = ((origin > 1.5) & (origin < drawn.size - 1.5)).all(1)  # away from the border
+    last = torch.tensor([width, height])[:, None, None] - 1.5  # away from the border
+    inside = ((origin > 1.5) & (origin < last)).all(1)
     error = (warped - origin).norm(dim=1)[inside]
     require(error.numel() > 0, "no pixel of the view is inside the raw image")
     largest = float(error.max())
@@ -244,26 +247,40 @@ def matrix_and_warp_agree(subject: AugmentationSubject, drawn: Drawn) -> None:
 @AUGMENTATION_CHECKS.check(
     "geometry",
     why="landmarks next to their pixels, or masks with wrong ids, are wrong labels.",
-    mend="Return Geometry.affine(matrix, size): it moves masks by its warp, points by its matrix.",
+    mend="Return Geometry.affine(matrix, size): it moves masks by its warp, points by its matrix. "
+    "If no matrix describes the movement, give the geometry a Bend. If points can't follow, "
+    'declare it: lacks = {"points": "..."}.',
     needs="matrix_and_warp_agree",
-    capability="affine",
+    capability="points",
 )
 def marked_pixels_keep_their_mask_and_point(subject: AugmentationSubject, drawn: Drawn) -> None:
     """The center of a disc, moved as a point, lies in the disc, moved as a mask."""
-    middle = (0.3 + 0.4 * drawn.rng("middle").rand(drawn.samples, 2)) * drawn.size
+    raw, view = subject.framed(drawn)
+    height, width = raw.shape[-2:]
+    unit = 0.3 + 0.4 * drawn.rng("middle").rand(drawn.samples, 2)
+    middle = unit * torch.tensor([width, height])
     number = FIRST_ID + torch.arange(drawn.samples)
-    away = coordinates(drawn.samples, drawn.size, drawn.size) - middle[:, :, None, None]
+    away = coordinates(drawn.samples, height, width) - middle[:, :, None, None]
     disc = torch.where(away.norm(dim=1) < DISC_PX, number[:, None, None], 0)
 
-    geometry = geometry_of(subject.drawn(drawn))
+    geometry = geometry_of(view)
     moved = geometry.warp(disc)
     x, y = geometry.points(middle[:, None])[:, 0].unbind(1)
-    require(not bool(x.isnan().any()), "points become unknown")
-    size = moved.shape[-1]
-    inside = (x >= 1) & (x < size - 1) & (y >= 1) & (y < size - 1)
+    lost = x.isnan()
+    if geometry.bend is not None:  # its points may leave the image, with a part of their discs
+        lost = lost & _is_whole(moved == number[:, None, None])
+    require(not bool(lost.any()), "points become unknown")
+    height, width = moved.shape[-2:]
+    inside = (x >= 1) & (x < width - 1) & (y >= 1) & (y < height - 1)
     found = moved[inside, y[inside].long(), x[inside].long()]
     wrong = int((found != number[inside]).sum())
     require(not wrong, f"{wrong} of {len(found)} points lie outside of their masks")
+
+
+def _is_whole(masks: Tensor) -> Tensor:
+    """(B, h, w) bool -> (B,): True if a mask is in the image and does not touch its border."""
+    inner = masks[:, 1:-1, 1:-1].sum((1, 2))
+    return (inner > 0) & (inner == masks.sum((1, 2)))
 
 
 @AUGMENTATION_CHECKS.check(
@@ -276,9 +293,9 @@ def marked_pixels_keep_their_mask_and_point(subject: AugmentationSubject, drawn:
 )
 def pixels_lie_where_the_geometry_says(subject: AugmentationSubject, drawn: Drawn) -> None:
     """The view resembles the warped raw image more than a shifted, mirrored or turned one."""
-    raw = marks(drawn.samples, drawn.size, drawn.seed)
-    size = 32 + 8 * (drawn.seed % 3)
-    view = subject.view(raw, drawn.seed, (size, size))
+    frame, size = subject.frames(drawn)
+    raw = marks(drawn.samples, frame, drawn.seed)
+    view = subject.view(raw, drawn.seed, size)
     require_in_place(view.images, expected_images(view, raw), 0.3)
 
 
@@ -311,7 +328,7 @@ def finish_keeps_shape_and_range(subject: AugmentationSubject, drawn: Drawn) -> 
 )
 def finish_keeps_pixels_in_place(subject: AugmentationSubject, drawn: Drawn) -> None:
     """A finished image resembles itself more than it resembles a shifted or turned copy."""
-    images = marks(drawn.samples, 40, drawn.seed).float() / 255
+    images = marks(drawn.samples, (40, 40), drawn.seed).float() / 255
     require_in_place(subject.finished(images, drawn.seed), images, 0.2)
 
 

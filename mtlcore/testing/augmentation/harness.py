@@ -8,13 +8,15 @@ from einops import rearrange
 from torch import Tensor
 
 from ...contracts import Augmentation, View
-from ...geometry import Geometry
+from ...geometry import Geometry, Size
 from ...rng import KeyedRng
 from ..requirements import require
-from ..subject import Drawn, Subject
+from ..subject import Drawn, Subject, patterns
 
 SIZES = (32, 40, 28)
 """Sizes of views in pixels. The drawn seed selects one."""
+WIDER = 8
+"""Pixels by which the sides of a rectangle differ, of a raw image and of a view."""
 
 
 class AugmentationSubject(Subject[Augmentation]):
@@ -29,6 +31,25 @@ class AugmentationSubject(Subject[Augmentation]):
         size = SIZES[drawn.seed % len(SIZES)]
         return self.view(drawn.images(), drawn.seed, (size, size))
 
+    def frames(self, drawn: Drawn) -> tuple[Size, Size]:
+        """(h, w) of raw images, and of their view.
+
+        With even seeds they are rectangles, one wide and one high, unless it lacks "any_shape".
+        """
+        raw, view = drawn.size, SIZES[drawn.seed % len(SIZES)]
+        if drawn.seed % 2 or "any_shape" in self.lacks:
+            return (raw, raw), (view, view)
+        if drawn.seed % 4:
+            return (raw + WIDER, raw), (view - WIDER, view)
+        return (raw, raw + WIDER), (view, view - WIDER)
+
+    def framed(self, drawn: Drawn) -> tuple[Tensor, View]:
+        """Drawn raw images of these sizes (B, 3, H0, W0) uint8, and their view."""
+        (height, width), size = self.frames(drawn)
+        square = patterns(drawn.samples, max(height, width), drawn.seed)
+        raw = square[..., :height, :width].contiguous()
+        return raw, self.view(raw, drawn.seed, size)
+
     def finished(self, images: Tensor, seed: int = 0) -> Tensor:
         return self.component.finish(images, KeyedRng((seed,))("finish"))
 
@@ -39,10 +60,10 @@ def geometry_of(view: View) -> Geometry:
     return view.geometry
 
 
-def marks(samples: int, size: int, seed: int) -> Tensor:
-    """(samples, 3, size, size) uint8 gray blobs of a few pixels, which show shifts of a pixel."""
+def marks(samples: int, size: Size, seed: int) -> Tensor:
+    """(samples, 3, h, w) uint8 gray blobs of a few pixels, which show shifts of a pixel."""
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(samples, 1, size, size, generator=generator)
+    noise = torch.randn(samples, 1, *size, generator=generator)
     for _ in range(2):
         padded = F.pad(noise, (1, 1, 1, 1), mode="reflect")
         noise = F.avg_pool2d(padded, 3, 1)

@@ -81,13 +81,12 @@ def test_the_plugin_that_the_broken_ones_derive_from_is_right(kind, fields):
         classes += [tasks.Concordant, tasks.Measured, tasks.Parsing]
         classes += [tasks.Segments, tasks.Corners, tasks.Occluded]
     also_right = {
-        "augmentation": augmentations.Waves,
-        "dataset": datasets.WithMaps,
-        "detector": detectors.FindsFaces,
-        "encoder": encoders.FixedStem,
+        "augmentation": [augmentations.Waves],
+        "dataset": [datasets.WithMaps, datasets.Mapped],
+        "detector": [detectors.FindsFaces],
+        "encoder": [encoders.FixedStem],
     }
-    if kind in also_right:
-        classes += [also_right[kind]]
+    classes += also_right.get(kind, [])
     for cls in classes:
         report = conformance(kind, cls, examples=10, **fields(kind)).report()
         assert [o.reason for o in report.of("failed", "blocked")] == [], cls.__name__
@@ -112,3 +111,27 @@ def test_a_broken_plugin_fails_its_own_check_only(kind, fields, subtests):
             with subtests.test(group=group, plugin=cls.__name__):
                 suite = conformance(kind, cls, examples=10, **fields(kind))
                 assert unexpected(suite, check) == ""
+
+
+UNREADABLE = "unreadable_images_raise_mtl_error"
+
+
+@pytest.mark.parametrize(
+    ("cls", "status"), [(datasets.Listed, "passed"), (datasets.ListedCarelessly, "failed")]
+)
+def test_images_beside_a_list_are_damaged_with_it(tmp_path, cls, status):
+    names = [file.name for file in datasets.written(tmp_path).iterdir()]
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    suite = conformance("dataset", cls, root=tmp_path / "list.txt")
+    assert suite.outcome(UNREADABLE).status == status
+
+
+def test_a_copy_that_lacks_files_damages_nothing(tmp_path):
+    datasets.written(tmp_path / "photos")
+    (tmp_path / "lists").mkdir()
+    names = [f"../photos/{file.name}" for file in (tmp_path / "photos").iterdir()]
+    (tmp_path / "lists" / "list.txt").write_text("\n".join(names))
+    suite = conformance("dataset", datasets.Listed, root=tmp_path / "lists" / "list.txt")
+    outcome = suite.outcome(UNREADABLE)
+    assert outcome.status == "skipped"
+    assert "is missing" in outcome.reason

@@ -5,6 +5,7 @@ BROKEN: check -> class. All read a folder of images named <kind>_<number>.png, s
 
 from __future__ import annotations
 
+import io
 import threading
 from itertools import count
 from pathlib import Path
@@ -14,10 +15,10 @@ from attrs import evolve, frozen
 from PIL import Image
 
 from broken_plugins import Broken
-from mtlcore import Dataset, Index, MapColumn, MtlError, PointColumn, Sample, read_image
+from mtlcore import Dataset, Index, MapColumn, MtlError, PointColumn, Sample, read_file, read_image
 
 BROKEN = Broken()
-CALLS, STORED = count(), {}
+CALLS, STORED, MAPS = count(), {}, {}
 
 
 def written(root: Path) -> Path:
@@ -57,6 +58,50 @@ class Right(Dataset):
 
     def image(self, key):
         return read_image(key, self.root)
+
+
+@frozen
+class Listed(Right):
+    """The same. `root` is a list of images, by their paths from its folder."""
+
+    def check(self):
+        missing = [name for name in self.names() if not (self.root.parent / name).exists()]
+        if missing:
+            raise MtlError(f"{self.root}: {missing[0]} is missing")
+
+    def names(self):
+        return read_file(self.root).decode().split()
+
+    def image(self, key):
+        file = self.root.parent / key
+        return read_image(file.name, file.parent)
+
+
+@frozen
+class ListedCarelessly(Listed):
+    """It expects missing images, and no damaged ones."""
+
+    def check(self):
+        pass
+
+    def image(self, key):
+        if not (self.root.parent / key).exists():
+            raise MtlError(f"{key} is missing")
+        return np.array(Image.open(self.root.parent / key).convert("RGB"))
+
+
+@frozen
+class Mapped(Right):
+    """The same. `index` maps the files into memory."""
+
+    def index(self):
+        for name in self.names():
+            MAPS[self.root / name] = np.memmap(self.root / name, mode="r")
+        return super().index()
+
+    def image(self, key):
+        content = io.BytesIO(MAPS[self.root / key].tobytes())
+        return np.array(Image.open(content).convert("RGB"))
 
 
 @BROKEN.fails("index_holds_samples")

@@ -15,7 +15,7 @@ from ...errors import MtlError
 from ..common import COMMON
 from ..generators import require_no_global_draws
 from ..kit import CheckList, Group
-from ..requirements import require
+from ..requirements import Skip, require
 from ..subject import batches
 from .harness import DatasetSubject, columns, copied, invert, require_sample, same
 
@@ -267,9 +267,15 @@ def a_copy_decodes_the_same(subject: DatasetSubject) -> None:
 def unreadable_images_raise_mtl_error(subject: DatasetSubject) -> None:
     """If the files are emptied after `index`, `decode` raises MtlError or returns an image."""
     with subject.copied() as (component, files):
-        index = component.index()
+        try:
+            index = component.index()
+            component.decode(index, 0)
+        except Exception as error:  # files that no field names may be missing
+            raise Skip(f"a copy of its files can't be read: {error}") from error
         for file in files:
-            file.write_bytes(b"")
+            # New files: a memory map of a file that is cut short would end the process.
+            file.unlink()
+            file.touch()
         try:
             decoded = component.decode(index, 0)
         except MtlError:

@@ -24,6 +24,8 @@ DECODED = 6
 """The number of samples whose images are decoded."""
 LARGEST = 16 * 2**20
 """Bytes. Larger datasets are neither copied nor hashed."""
+MOST_FILES = 10_000
+"""Of a folder that is copied."""
 
 
 class DatasetSubject(Subject[Dataset]):
@@ -81,19 +83,19 @@ class DatasetSubject(Subject[Dataset]):
     def copied(self) -> Iterator[tuple[Dataset, list[Path]]]:
         """The dataset on a copy of its files, which a check may damage; and these files.
 
-        Skips if the files are large.
+        A table is copied with its folder, which may hold its images. Skips if this is large.
         """
         self.require_files()
-        if self.is_large:
-            limit = LARGEST // 2**20
-            raise Skip(f"its files exceed {limit} MiB: check a small copy of the dataset instead")
-        with tempfile.TemporaryDirectory() as folder:
-            copies = {}
-            for name, path in self.paths.items():
-                if path.exists():
-                    copies[name] = _copy(path, Path(folder) / name)
-            files = [file for file in Path(folder).rglob("*") if file.is_file()]
-            yield self.at(**copies), files
+        paths = {name: path.resolve() for name, path in self.paths.items() if path.exists()}
+        folders = {path if path.is_dir() else path.parent for path in paths.values()}
+        if not all(map(_is_small, folders)):
+            limit = f"{LARGEST // 2**20} MiB or {MOST_FILES} files"
+            raise Skip(f"its folder has over {limit}: check a small copy of the dataset instead")
+        with tempfile.TemporaryDirectory() as place:
+            for folder in folders:
+                shutil.copytree(folder, _inside(place, folder), dirs_exist_ok=True)
+            copies = {name: _inside(place, path) for name, path in paths.items()}
+            yield self.at(**copies), [file for file in Path(place).rglob("*") if file.is_file()]
 
     def content(self) -> dict[Path, tuple[int, str]]:
         """Every file and folder below the paths: its size, and the hash of a file.
@@ -180,11 +182,17 @@ def require_image(image: object, sample: int) -> None:
     require(image.flags.c_contiguous, f"{what} an array that is not contiguous")
 
 
-def _copy(path: Path, folder: Path) -> Path:
-    folder.mkdir()
-    target = folder / path.resolve().name  # ".." is no name
-    if path.is_dir():
-        shutil.copytree(path, target)
-    else:
-        shutil.copy2(path, target)
-    return target
+def _is_small(folder: Path) -> bool:
+    """Whether a folder may be copied. A large one is not read to its end."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    total = 0
+    for number, file in enumerate(files):
+        total += file.stat().st_size
+        if total > LARGEST or number >= MOST_FILES:
+            return False
+    return True
+
+
+def _inside(place: str, path: Path) -> Path:
+    """An absolute path below another folder. Copies keep their places relative to each other."""
+    return Path(place, *path.parts[1:])

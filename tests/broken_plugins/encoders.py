@@ -14,7 +14,7 @@ from attrs import frozen
 from torch import nn
 
 from broken_plugins import Broken
-from mtlcore import Encoder, Features, MtlError
+from mtlcore import Encoder, Features, Layer, MtlError
 
 BROKEN = Broken()
 
@@ -105,6 +105,58 @@ class SquaresOnlyNet(Net):
         side = round(pixels.shape[-1] ** 0.5)
         square = pixels.view(*coarse.shape[:2], side, side)
         return super().features(fine, square)
+
+
+@BROKEN.fails("builds_for_rectangles_or_refuses_them", also=True)
+@frozen
+class TakesRowsForColumns(Right):
+    """Its coarse map has rows and columns in each other's number. In squares, it is right."""
+
+    def net(self, size):
+        return TakesRowsForColumnsNet(size)
+
+
+class TakesRowsForColumnsNet(Net):
+    def features(self, fine, coarse):
+        height, width = coarse.shape[-2:]
+        return super().features(fine, coarse.reshape(*coarse.shape[:2], width, height))
+
+
+@BROKEN.fails("the_finest_map_lies_on_its_pixels")
+@frozen
+class MirrorsItsMap(Right):
+    """Its fine map is mirrored."""
+
+    def net(self, size):
+        return MirrorsItsMapNet(size)
+
+
+class MirrorsItsMapNet(Net):
+    def features(self, fine, coarse):
+        return super().features(fine.flip(-1), coarse)
+
+
+@BROKEN.fails("finest_maps_are_the_first_of_the_forward")
+@frozen
+class CoarsestFirst(Right):
+    """Its `finest_maps` are the coarsest ones."""
+
+    def net(self, size):
+        return CoarsestFirstNet(size)
+
+
+class CoarsestFirstNet(Net):
+    def finest_maps(self, images, number):
+        return self(images).maps[::-1][:number]
+
+
+@BROKEN.fails("layers_are_parts_of_the_network")
+@frozen
+class MisnamesALayer(Right):
+    """It names a module that its network does not have."""
+
+    def layers(self, net):
+        return [Layer(0, ("stem",)), Layer(1, ("bodies.0",))]
 
 
 @BROKEN.fails("normalizes_images_between_0_and_1")

@@ -181,7 +181,7 @@ def features_are_finite(subject: EncoderSubject) -> None:
     needs=SHAPES,
 )
 def builds_for_rectangles_or_refuses_them(subject: EncoderSubject) -> None:
-    """Built for images twice as wide as high, it processes them. Or it raises MtlError."""
+    """Built for images twice as wide as high, it has maps that are not higher. Or MtlError."""
     size = (subject.size, 2 * subject.size)
     try:
         net = subject.fresh(size=size)
@@ -189,8 +189,11 @@ def builds_for_rectangles_or_refuses_them(subject: EncoderSubject) -> None:
         return
     wide = patterns(2, size[1], 0)[..., : size[0], :]
     dim = subject.features(subject.images(2)).pooled.shape[1]
-    pooled = subject.features(subject.normalized(wide), net).pooled
-    require_shape(pooled, (2, dim), f"pooled of {size[0]} x {size[1]} pixels")
+    features = subject.features(subject.normalized(wide), net)
+    pixels = f"of {size[0]} x {size[1]} pixels"
+    require_shape(features.pooled, (2, dim), f"pooled {pixels}")
+    for height, width in (m.shape[-2:] for m in features.maps):
+        require(height <= width, f"a map {pixels} has {height} x {width} cells")
 
 
 @ENCODER_CHECKS.check(
@@ -252,6 +255,81 @@ def features_of_a_sample_depend_on_it_alone(subject: EncoderSubject, drawn: Draw
     others = subject.images(drawn.samples - 1, drawn.seed + 1)
     changed = torch.cat([images[:1], others])
     require_close(subject.features(images), subject.features(changed), slice(1), 1e-3)
+
+
+@ENCODER_CHECKS.check(
+    "features",
+    why="decoders and points would be off by a mirror or a transposition.",
+    mend="Keep rows and columns when tokens become a map: they are counted row by row, "
+    '"b (h w) c -> b c h w". If no cell belongs to a place, declare it: lacks = {"places": "..."}.',
+    needs=REPEATABLE,
+    capability="places",
+)
+def the_finest_map_lies_on_its_pixels(subject: EncoderSubject) -> None:
+    """Other pixels in the upper right quarter change the finest map most in that quarter."""
+    images, others = subject.images(4), subject.images(4, 1)
+    half = subject.size // 2
+    changed = images.clone()
+    changed[..., :half, half:] = others[..., :half, half:]
+    # Cells of coarser maps may see the whole image.
+    before, after = (subject.features(x).maps[0] for x in (images, changed))
+    rows, columns = (n // 2 for n in before.shape[-2:])
+    if not (rows and columns):
+        raise Skip("its maps have one row or one column")
+    moved = (after - before).abs().mean((0, 1))
+    quarters = {
+        "upper left": moved[:rows, :columns],
+        "upper right": moved[:rows, -columns:],
+        "lower left": moved[-rows:, :columns],
+        "lower right": moved[-rows:, -columns:],
+    }
+    most = max(quarters, key=lambda name: float(quarters[name].mean()))
+    require(most == "upper right", f"it changes most in the {most} quarter")
+
+
+@ENCODER_CHECKS.check(
+    "features",
+    why="the perceptual loss of inpainting would compare other maps.",
+    mend="In `finest_maps(images, number)`, return the first `number` maps of the forward.",
+    needs=REPEATABLE,
+)
+def finest_maps_are_the_first_of_the_forward(subject: EncoderSubject) -> None:
+    """`finest_maps(images, number)` returns the first maps of the forward, for each number."""
+    finest_maps = getattr(subject.net, "finest_maps", None)
+    if finest_maps is None:
+        raise Skip("it has no method finest_maps")
+    images = subject.images(2)
+    maps = subject.features(images).maps
+    for number in range(len(maps), 0, -1):
+        with torch.no_grad():
+            found = finest_maps(images, number)
+        require(len(found) == number, f"it returns {len(found)} maps for number = {number}")
+        for i, (wanted, got) in enumerate(zip(maps, found)):
+            require_shape(got, tuple(wanted.shape), f"maps[{i}] of number = {number}")
+            require_near(wanted, got, f"maps[{i}] of number = {number}")
+
+
+@ENCODER_CHECKS.check(
+    "layers",
+    why="`encoder.freeze` and `optimizer.layer_decay` would leave out the layers that it misnames.",
+    mend="Return the names of net.named_modules() or net.named_parameters(), from the image to the "
+    "features, each in one layer.",
+    needs=BUILT,
+)
+def layers_are_parts_of_the_network(subject: EncoderSubject) -> None:
+    """`layers(net)` names existing modules and parameters, each once, and stages never fall."""
+    layers = subject.component.layers(subject.net)
+    if not layers:
+        raise Skip("it does not declare its layers")
+    known = {name for name, _ in subject.net.named_modules()}
+    known |= {name for name, _ in subject.net.named_parameters()}
+    names = [name for layer in layers for name in layer.names]
+    unknown = [name for name in names if name not in known]
+    require(not unknown, f"the network has no {', '.join(unknown[:3])}")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    require(not repeated, f"in several layers: {', '.join(repeated[:3])}")
+    stages = [layer.stage for layer in layers]
+    require(stages == sorted(stages) and stages[0] >= 0, f"the stages, in order, are {stages}")
 
 
 @ENCODER_CHECKS.check(

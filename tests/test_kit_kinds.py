@@ -81,7 +81,7 @@ def test_the_plugin_that_the_broken_ones_derive_from_is_right(kind, fields):
         classes += [tasks.Concordant, tasks.Measured, tasks.Parsing]
         classes += [tasks.Segments, tasks.Corners, tasks.Occluded]
     also_right = {
-        "augmentation": [augmentations.Waves],
+        "augmentation": [augmentations.Waves, augmentations.Solarizes],
         "dataset": [datasets.WithMaps, datasets.Mapped],
         "detector": [detectors.FindsFaces],
         "encoder": [encoders.FixedStem],

@@ -373,6 +373,7 @@ CONFORMING = {
         {"op": "RandomErasing", "p": 0.3, "after_pretext": True},
     ],
     "policy": [{"op": "TrivialAugment"}],
+    "solarized": [{"op": "RandomSolarize"}],
     "bent": [{"op": "RandomPerspective"}, {"op": "RandomElasticTransform"}, {"op": "RandomInvert"}],
 }
 

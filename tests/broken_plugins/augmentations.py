@@ -77,6 +77,15 @@ def show_waved(wave, maps, mode):
     return F.grid_sample(maps, grid, mode, padding_mode="reflection", align_corners=False)
 
 
+@frozen
+class Solarizes(Right):
+    """The same. It inverts bright pixels."""
+
+    def paint(self, images, contrast):
+        images = images * contrast
+        return torch.where(images < 0.5 * contrast, images, contrast - images)
+
+
 @BROKEN.fails("view_has_its_shape")
 @frozen
 class IgnoresSize(Right):

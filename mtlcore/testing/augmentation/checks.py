@@ -287,7 +287,8 @@ def _is_whole(masks: Tensor) -> Tensor:
     "geometry",
     why="labels follow the geometry. If the pixels do not, poses, landmarks and masks are wrong.",
     mend="Make the images with the geometry that you return: "
-    "geometry.warp(images.float(), 'bilinear').",
+    "geometry.warp(images.float(), 'bilinear'). If noise or drops hide nearly all of an image, "
+    "check a weaker setting: nothing shows where its pixels are.",
     needs="class_maps_keep_their_classes",
     core=True,
 )

@@ -94,12 +94,18 @@ def require_in_place(images: Tensor, wanted: Tensor, least: float) -> None:
         require(not bool(better.any()), f"it looks more like the image {name}")
 
 
-def correlation(a: Tensor, b: Tensor) -> Tensor:
-    """(B, 3, H, W) twice -> (B,): the absolute correlation of brightness; inversion is allowed."""
-    one, other = (rearrange(x.float().mean(1), "b h w -> b (h w)") for x in (a, b))
-    one = one - one.mean(1, keepdim=True)
-    other = other - other.mean(1, keepdim=True)
-    return F.cosine_similarity(one, other, dim=1).abs()
+def correlation(images: Tensor, wanted: Tensor) -> Tensor:
+    """(B, 3, H, W) twice -> (B,) in [0, 1]: how well a curve of `wanted` gives the brightness.
+
+    The curve is the best quadratic one for each image: inverted and solarized images fit, too.
+    """
+    shown, x = (rearrange(y.double().mean(1), "b h w -> b (h w)") for y in (images, wanted))
+    shown, x = (y - y.mean(1, keepdim=True) for y in (shown, x))
+    x = x / x.std(1, keepdim=True).clamp_min(1e-6)
+    curves = torch.stack([x, x.square() - x.square().mean(1, keepdim=True)], 2)
+    orthonormal, _ = torch.linalg.qr(curves)
+    fitted = (orthonormal.mT @ shown[:, :, None]).norm(dim=(1, 2))
+    return fitted / shown.norm(dim=1).clamp_min(1e-6)
 
 
 def displaced(images: Tensor) -> dict[str, Tensor]:

@@ -181,7 +181,7 @@ def features_are_finite(subject: EncoderSubject) -> None:
     needs=SHAPES,
 )
 def builds_for_rectangles_or_refuses_them(subject: EncoderSubject) -> None:
-    """Built for images twice as wide as high, it has maps that are not higher. Or MtlError."""
+    """Built for images twice as wide as high, no map is higher than wide. Or it raises MtlError."""
     size = (subject.size, 2 * subject.size)
     try:
         net = subject.fresh(size=size)

@@ -19,6 +19,7 @@ from broken_plugins import (
 from mtlcore.testing import conformance
 from mtlcore.testing.api import lists
 from mtlcore.testing.common import COMMON
+from mtlcore.testing.dataset.harness import LARGEST
 
 torch.set_num_threads(1)
 KINDS = {
@@ -135,3 +136,16 @@ def test_a_copy_that_lacks_files_damages_nothing(tmp_path):
     outcome = suite.outcome(UNREADABLE)
     assert outcome.status == "skipped"
     assert "is missing" in outcome.reason
+
+
+@pytest.mark.parametrize("link", ["nowhere", "large"])
+def test_a_folder_whose_links_lead_too_far_is_not_copied(link, tmp_path):
+    photos = tmp_path / "set"
+    datasets.written(photos)
+    (photos / "list.txt").write_text("\n".join(file.name for file in sorted(photos.iterdir())))
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / "video.bin").write_bytes(bytes(LARGEST + 1))
+    (photos / "link").symlink_to(tmp_path / link, target_is_directory=True)
+    outcome = conformance("dataset", datasets.Listed, root=photos / "list.txt").outcome(UNREADABLE)
+    assert outcome.status == "skipped"
+    assert {"nowhere": "can't be copied", "large": "16 MiB"}[link] in outcome.reason

@@ -24,8 +24,10 @@ def claims(known: Mapping[str, Protocol]) -> str:
         about = f"{metric} on test, in points. Baseline: `{definition.baseline}`. "
         about += f"{definition.full_steps:,} steps."
         parts += [f"### Protocol `{name}`\n", about + "\n"]
-        if _is_copied(protocol):
-            parts.append("The main runs are those of another protocol, with its claims.\n")
+        owners = {row["protocol"] for row in protocol.rows()}
+        if owners and name not in owners:
+            listed = ", ".join(f"`{owner}`" for owner in sorted(owners))
+            parts.append(f"The main runs and their claims are those of {listed}.\n")
         else:
             parts.append(_claims_of(protocol).markdown() + "\n")
         extras = _claims_of_extras(protocol)
@@ -49,11 +51,6 @@ def _claims_of_extras(protocol: Protocol) -> Table:
                     lines.append((extra.name, metric, claim, _interval(found), str(found.n)))
     columns = ("experiment", "metric", "claim", "difference, 95 % CI", "seeds")
     return Table("", columns, tuple(lines))
-
-
-def _is_copied(protocol: Protocol) -> bool:
-    """Whether all main runs were made for another protocol."""
-    return all(row["protocol"] != protocol.name for row in protocol.rows())
 
 
 def _claims_of(protocol: Protocol) -> Table:

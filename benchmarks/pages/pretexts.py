@@ -158,4 +158,4 @@ def _forwards(protocol: Protocol, arm: str) -> float:
     rows, baseline = protocol.rows(), protocol.plan.definition.baseline
     mine = [row["encoded"] for row in rows if row["arm"] == arm]
     other = [row["encoded"] for row in rows if row["arm"] == baseline]
-    return round(sum(mine) / len(mine) / (sum(other) / len(other)), 1)
+    return round(sum(mine) / len(mine) / (sum(other) / len(other)), 2)

@@ -46,12 +46,15 @@ class NoisyFer2013(Fer2013):
 def with_noise(index: Index, annotation: str, noise: float) -> Index:
     """Return the index with a share of its training labels replaced by another class.
 
-    Raises MtlError if the data set has no split of its own.
+    Raises MtlError if the dataset has no split of its own.
     """
     labels = index.annotations[annotation]
     assert isinstance(labels, Categories)
     if index.split is None:
-        raise MtlError("label noise needs the folders train/<class>/ and test/<class>/")
+        raise MtlError(
+            "noisy_folder and noisy_fer2013 need a dataset with splits, such as train/<class>/ and "
+            "test/<class>/: only training labels become wrong"
+        )
     classes = np.flatnonzero(np.asarray(labels.names) != "")
     labeled = np.flatnonzero(index.split.isin("train") & np.isin(labels.codes, classes))
 

@@ -21,7 +21,7 @@ Start = Literal["folders", "csv", "faces"]
 STARTS: tuple[Start, ...] = get_args(Start)
 
 Network = Literal["cnn", "vit"]
-"""A convolutional network, or a vision transformer: each has the pretext that helped it."""
+"""A convolutional network, or a vision transformer: each with a pretext of its own."""
 
 NETWORKS: tuple[Network, ...] = get_args(Network)
 
@@ -52,7 +52,7 @@ stem_stride = 2      # 1 keeps more detail and costs more
 # The network that all tasks share: a vision transformer. It needs the extra `timm`.
 [encoder]
 name = "vit_small"
-patch = 8            # pixels: 8 x 8 patches of an image
+patch = 8            # pixels: input.size = 64 has 8 x 8 patches
 width = 128
 """,
 }
@@ -115,7 +115,7 @@ statistics = "clean"
 # A pretext: it predicts hidden patches. The encoder reads the visible quarter alone, so it costs a
 # third of a supervised step. What it brought, by data and labels: docs/when-it-helps.md.
 [pretext.masked_image]
-grid = 8             # one patch of the encoder each
+grid = 8             # input.size / patch: change the three together
 ratio = 0.75
 drop = true
 {samples}weight = 5.0

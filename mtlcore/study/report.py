@@ -234,8 +234,8 @@ class Tables:
     def comparisons(self) -> list[Comparison]:
         """Return the claims that have two seeds or more, corrected by Holm for all of them.
 
-        Claims of arms that will have more seeds count, too: else a verdict of a study that still
-        runs could change without new runs of its arms. A screening with one seed makes no claim.
+        Claims of arms that have one seed so far count, too: else verdicts would change with each
+        arm that gets its second seed. A screening makes no claim.
         """
         rows = self.rows_of("main")
         pairs = [self._pair(rows, mine, other) for mine, other in self.claims()]

@@ -31,10 +31,10 @@ from .buffers import Buffers
 from .build import PLUGIN_FAILURES, dry_run
 from .micro_batches import LazyMicroBatches
 from .state import TrainState
-from .step import differentiate, measure_if_due
+from .step import Logged, differentiate, measure_if_due
 
 MOST_LINES = 3  # of a compiler's error in a message
-ALL = 0.999  # a share of labels that is all of them, up to rounding
+NEARLY_ALL = 0.999  # a share that is 1 up to rounding
 SAMPLES = 64  # validation samples with a label of a task, on which its metrics are tried
 
 
@@ -59,19 +59,20 @@ def try_run(train_state: TrainState, callbacks: Callbacks, data: RunData, loader
     for number in range(train_state.accumulated):
         batches.append(loader.batch(0, train_state.global_micro_batch(number)))
     if train_state.experiment.train.compile:
-        try_compiled_step(train_state, callbacks, batches)
+        unfollowed = try_compiled_step(train_state, callbacks, batches)
     else:
-        try_step(train_state, batches)
-    _note_lost_labels(train_state, callbacks, batches)
+        unfollowed = try_step(train_state, batches)
+    _note_lost_labels(callbacks, unfollowed)
     try_evaluation(train_state, callbacks, data)
     if callbacks.folder is not None:
         callbacks.check()
 
 
-def try_step(train_state: TrainState, batches: list[Batch]) -> None:
+def try_step(train_state: TrainState, batches: list[Batch]) -> Logged:
     """Compute the losses and gradients of the first step as training does, and discard them.
 
-    Raises MtlError if that fails.
+    Returns "unfollowed/<task>" -> (), the share of labels that can't be moved to a view. Raises
+    MtlError if the step fails.
     """
     model, loss_weighting = train_state.model, train_state.loss_weighting
     before, measuring = Buffers.of(model, loss_weighting), model.measuring
@@ -85,6 +86,7 @@ def try_step(train_state: TrainState, batches: list[Batch]) -> None:
             has_all = micro_batches.names == tuple(train_state.experiment.entries)
             if world_size() > 1 and has_all:
                 model.unread = _without_gradient(model)
+            return micro_batches.unfollowed()
     except PLUGIN_FAILURES as error:
         raise MtlError(_step_failed(trial, batches, error)) from error
     finally:
@@ -100,15 +102,11 @@ def _without_gradient(model: HybridModel) -> tuple[nn.Parameter, ...]:
     return tuple(p for p in parameters if p.requires_grad and p.grad is None)
 
 
-def _note_lost_labels(train_state: TrainState, callbacks: Callbacks, batches: list[Batch]) -> None:
+def _note_lost_labels(callbacks: Callbacks, unfollowed: Logged) -> None:
     """Say which tasks the first step teaches nothing, since no view keeps a label of theirs."""
-    micro_batches = LazyMicroBatches(train_state, batches)
-    with restored_generators(train_state.fabric.device):
-        for number in range(len(micro_batches)):
-            micro_batches.prepare(number)
-    for name, share in micro_batches.unfollowed().items():
-        if float(share) > ALL:
-            label = name.removeprefix("unfollowed/")
+    for name, share in unfollowed.items():
+        if float(share) > NEARLY_ALL:
+            _, _, label = name.partition("/")
             callbacks.note(
                 f"[task.{label}] no label of the first step can follow the pixels of the views "
                 "that its head reads, so this step does not train it; if a pretext shuffles these "
@@ -116,7 +114,9 @@ def _note_lost_labels(train_state: TrainState, callbacks: Callbacks, batches: li
             )
 
 
-def try_compiled_step(train_state: TrainState, callbacks: Callbacks, batches: list[Batch]) -> None:
+def try_compiled_step(
+    train_state: TrainState, callbacks: Callbacks, batches: list[Batch]
+) -> Logged:
     """Compile the encoder, and try a step with it.
 
     If only the compiled step fails, `train.compile = "try"` goes on without, and says so. Raises
@@ -125,10 +125,10 @@ def try_compiled_step(train_state: TrainState, callbacks: Callbacks, batches: li
     encoder = train_state.model.encoder
     encoder.compile_training()
     try:
-        try_step(train_state, batches)
+        return try_step(train_state, batches)
     except MtlError as error:
         encoder.compile_training(False)
-        try_step(train_state, batches)  # not the fault of the compiler if this fails, too
+        unfollowed = try_step(train_state, batches)  # not the compiler's fault if this fails, too
         value = train_state.experiment.train.compile
         setting = f"train.compile = {json.dumps(value)}: the encoder can't be compiled"
         reason = _reason(error.__cause__ or error)
@@ -138,6 +138,7 @@ def try_compiled_step(train_state: TrainState, callbacks: Callbacks, batches: li
                 "compiling it where that fails"
             ) from error
         callbacks.note(f"{setting}, and is trained without: {reason}")
+        return unfollowed
 
 
 def _reason(error: BaseException) -> str:

@@ -58,7 +58,8 @@ class Puzzling(PretextTask):
 
     grid: tiles along each side.
     head: "pooled", the paper's P softmaxes from the pooled features by one linear layer, or
-    "spatial": each cell of the coarse map predicts its tile. That map needs a cell for each tile.
+    "spatial": each cell of the coarse map predicts its tile. That map needs a cell for each tile,
+    also of the smallest view.
     scales: one view each. The size of the view is drawn from this range times the input size. The
     Siamese variant has three.
     rotate: also turn each tile by quarter turns, and predict them.
@@ -146,9 +147,10 @@ class Puzzling(PretextTask):
     def build(self, context: BuildContext) -> Head:
         """Return the head. Raises MtlError if a spatial head has fewer cells than tiles."""
         info = context.info
-        height, width = info.map_sizes[-1]
+        smallest = min(low for low, _ in self.scales)
+        height, width = (int(smallest * cells) for cells in info.map_sizes[-1])
         if self.head == "spatial" and min(height, width) < self.grid:
-            image = " x ".join(map(str, info.image_size))
+            image = " x ".join(str(round(smallest * side)) for side in info.image_size)
             raise MtlError(
                 f'puzzling: head = "spatial" needs a cell for each of {self.grid} x {self.grid} '
                 f"tiles; the coarsest map of the encoder has {height} x {width} cells for images "

@@ -100,9 +100,10 @@ def test_init_writes_a_configuration_that_trains(tmp_path, capsys, monkeypatch, 
         ("folders", "my photos", []),
         ("faces", "my photos", ["--unlabeled", "my photos/b"]),
         ("csv", "t.csv", ["--reads", "mood"]),
+        ("csv", "t.csv", ["--reads", "mood", "--network", "vit", "--unlabeled", "my photos/b"]),
     ]:
-        with subtests.test(kind=kind):
-            file = f"{kind}.toml"
+        with subtests.test(kind=kind, more=more):
+            file = f"{kind}{len(more)}.toml"
             assert main(["init", "--for", kind, "--data", data, "--out", file, *more]) == 0
             assert f"mtl train {file} --dry-run" in capsys.readouterr().out
             assert (tmp_path / file).read_text().count("#") > 8

@@ -149,6 +149,8 @@ def test_a_spatial_head_needs_a_cell_for_each_tile():
     with pytest.raises(MtlError, match=r"3 x 3 tiles; .* has 4 x 2 cells for images of 32 x 24 "):
         task.build(few)
     evolve(task, grid=2).build(few)
+    with pytest.raises(MtlError, match=r"2 x 2 tiles; .* has 2 x 1 cells for images of 16 x 12 "):
+        evolve(task, grid=2, scales=((1.0, 1.0), (0.5, 1.0))).build(few)
     evolve(task, head="pooled").build(few)
 
 

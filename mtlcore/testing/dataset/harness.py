@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ DECODED = 6
 LARGEST = 16 * 2**20
 """Bytes. Larger datasets are neither copied nor hashed."""
 MOST_FILES = 10_000
-"""Of a folder that is copied."""
+"""A folder with more files is not copied."""
 
 
 class DatasetSubject(Subject[Dataset]):
@@ -93,7 +94,7 @@ class DatasetSubject(Subject[Dataset]):
             raise Skip(f"its folder has over {limit}: check a small copy of the dataset instead")
         with tempfile.TemporaryDirectory() as place:
             for folder in folders:
-                shutil.copytree(folder, _inside(place, folder), dirs_exist_ok=True)
+                _copy(folder, _inside(place, folder))
             copies = {name: _inside(place, path) for name, path in paths.items()}
             yield self.at(**copies), [file for file in Path(place).rglob("*") if file.is_file()]
 
@@ -183,14 +184,23 @@ def require_image(image: object, sample: int) -> None:
 
 
 def _is_small(folder: Path) -> bool:
-    """Whether a folder may be copied. A large one is not read to its end."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    total = 0
-    for number, file in enumerate(files):
-        total += file.stat().st_size
-        if total > LARGEST or number >= MOST_FILES:
-            return False
+    """Whether a folder may be copied, with what its links lead to. A large one is not read on."""
+    files = total = 0
+    for root, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            file = Path(root, name)
+            files, total = files + 1, total + (file.stat().st_size if file.is_file() else 0)
+            if total > LARGEST or files > MOST_FILES:
+                return False
     return True
+
+
+def _copy(folder: Path, target: Path) -> None:
+    """Copy a folder. Skips if a part of it can't be copied, such as a link that leads nowhere."""
+    try:
+        shutil.copytree(folder, target, dirs_exist_ok=True)
+    except OSError as error:  # shutil.Error is one
+        raise Skip(f"its folder can't be copied: {error}") from error
 
 
 def _inside(place: str, path: Path) -> Path:

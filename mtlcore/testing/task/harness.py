@@ -256,7 +256,7 @@ def relative_error(found: Tensor, wanted: Tensor) -> float:
     Values may be NaN (unknown points). Raises AssertionError if others are NaN in `found`.
     """
     same_unknown = not bool((found.isnan() ^ wanted.isnan()).any())
-    require(same_unknown, "other values are NaN")
+    require(same_unknown, "NaN stands where the truth has a value, or the other way round")
     largest = wanted.float().nan_to_num().abs().max().clamp_min(1)
     return float((found.float() - wanted.float()).nan_to_num().abs().max() / largest)
 

@@ -105,6 +105,7 @@ def test_a_plugin_that_waits_for_the_gpu_fails_its_own_check_only(broken):
 HIDDEN = sorted({check for check, _ in sneaky.ALSO})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unshrunk")
 def test_hidden_faults_fail_the_same_check_only(broken, subtests):
     for check in HIDDEN:

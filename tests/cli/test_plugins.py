@@ -168,6 +168,7 @@ def test_a_blocked_plugin_is_listed_as_blocked_and_causes_no_warning(site: Path)
     assert "MTLCORE_PLUGINS_BLOCK" in row["reason"]
 
 
+@pytest.mark.slow
 def test_the_first_failure_stops_the_program_if_failures_are_fatal(site: Path) -> None:
     done = mtl(site, "plugins", MTLCORE_PLUGINS_FATAL="1", MTLCORE_PLUGINS_ONLY="raising")
     assert done.returncode == 2
@@ -176,6 +177,7 @@ def test_the_first_failure_stops_the_program_if_failures_are_fatal(site: Path) -
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_torchvision_built_for_another_torch_has_a_clear_reason(
     site: Path, tmp_path: Path
 ) -> None:
@@ -217,6 +219,7 @@ def test_the_table_has_files_failures_and_reasons(site: Path, tmp_path: Path) ->
     assert any("uncertainty" in line and "mtlcore" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_file_that_replaces_an_installed_plugin_is_listed_and_causes_a_warning(
     site: Path, tmp_path: Path
 ) -> None:

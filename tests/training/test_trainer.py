@@ -314,6 +314,7 @@ def test_ctrl_c_saves_the_run_and_prints_how_to_resume_it(config, tmp_path):
     assert folder.require().step >= folder.log.rows()[-1]["step"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_one_message_and_leaves_the_last_checkpoint(config, tmp_path):
     """A child process whose file size limit is below the size of a checkpoint."""
     run = tmp_path / "run"

@@ -155,6 +155,7 @@ def test_a_configuration_with_a_broken_plugin_shows_its_original_error(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_blocked_plugin_is_listed_as_blocked_and_causes_no_warning(site: Path) -> None:
     done = mtl(
         site,
@@ -238,6 +239,7 @@ def test_a_file_that_replaces_an_installed_plugin_is_listed_and_causes_a_warning
     assert f"healthy (shadowed): replaced by 'mine' ({file})" in done.stdout
 
 
+@pytest.mark.slow
 def test_an_absent_plugin_file_is_an_error(site: Path, tmp_path: Path) -> None:
     done = mtl(
         site, "plugins", "--plugin", tmp_path / "absent.py", MTLCORE_PLUGINS_ONLY="weighting"

@@ -260,6 +260,7 @@ def test_a_pretext_that_raises_is_reported_and_has_no_sheet(
     assert "look at it" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_sheet_has_drawn_patterns_or_images_of_the_experiment(tmp_path, capsys) -> None:
     config = tmp_path / "run.toml"
     config.write_text(

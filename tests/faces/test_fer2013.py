@@ -237,6 +237,7 @@ def test_a_root_that_is_missing_or_holds_something_else_is_an_error(tmp_path):
 # -------------------------------------------------------------------------------- the real dataset
 
 
+@pytest.mark.slow
 def test_the_real_dataset_has_its_known_counts(unpacked):
     index = Fer2013(unpacked("fer2013") / "fer2013").index()
     train = Counter(index.annotations["emotion"][index.split == "train"].tolist())

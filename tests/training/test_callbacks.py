@@ -129,10 +129,10 @@ def test_callbacks_are_part_of_the_resolved_configuration(tmp_path):
 @pytest.mark.parametrize(
     ("callbacks", "overrides"),
     [
-        ("[callback.probe]\n", ()),
-        ("[callback.probe]\n", ("train.ema=0.9",)),
+        pytest.param("[callback.probe]\n", (), marks=pytest.mark.slow),
+        pytest.param("[callback.probe]\n", ("train.ema=0.9",), marks=pytest.mark.slow),
         ("[callback.diary]\n[callback.vandal]\n", ()),
-        ("[callback.early_stopping]\npatience = 9\n", ()),
+        pytest.param("[callback.early_stopping]\npatience = 9\n", (), marks=pytest.mark.slow),
     ],
 )
 def test_a_run_with_callbacks_has_the_weights_and_losses_of_one_without_bit_for_bit(

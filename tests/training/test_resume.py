@@ -441,7 +441,7 @@ def test_a_run_is_locked_from_its_folder_to_its_end(trained, tmp_path):
 # ------------------------------------------------------------------------------ nothing is lost
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_log_and_counters_survive_stops_at_random_steps(trained, tmp_path, seed):
     """Random periods; the run stops between two rows of the log, and between two checkpoints."""
     rng = random.Random(seed)

@@ -305,7 +305,14 @@ def test_signal_handlers_stay_those_of_the_user(load):
 # ------------------------------------------------------------------------------ parts of a step
 
 
-@pytest.mark.parametrize("name", AT_LOSSES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("sum of losses", marks=pytest.mark.slow),
+        "learned weights",
+        pytest.param("sgd", marks=pytest.mark.slow),
+    ],
+)
 def test_the_parts_give_the_bits_of_whole_steps(load, name):
     experiment = load(AT_LOSSES[name])
     whole, parts = Trainer(experiment), Trainer(experiment)
@@ -330,7 +337,9 @@ def test_the_parts_write_the_log_of_whole_steps(load, tmp_path):
     assert [row["step"] for row in rows[0]] == [2, 4]
 
 
-@pytest.mark.parametrize("name", AT_GRADIENTS)
+@pytest.mark.parametrize(
+    "name", ["features", "cached", pytest.param("parameters", marks=pytest.mark.slow)]
+)
 def test_the_parts_give_the_same_weights_with_a_weighting_that_reads_gradients(load, name):
     experiment = load(AT_GRADIENTS[name])
     whole, parts = Trainer(experiment), Trainer(experiment)
@@ -340,7 +349,14 @@ def test_the_parts_give_the_same_weights_with_a_weighting_that_reads_gradients(l
     torch.testing.assert_close(state(parts), state(whole), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("weighting", ["equal", "uncertainty", "torchjd:UPGrad"])
+@pytest.mark.parametrize(
+    "weighting",
+    [
+        "equal",
+        pytest.param("uncertainty", marks=pytest.mark.slow),
+        pytest.param("torchjd:UPGrad", marks=pytest.mark.slow),
+    ],
+)
 def test_the_parts_average_the_losses_of_several_micro_batches(load, weighting):
     # Adam would divide differences in rounding by gradients that are 0 but for rounding.
     experiment = load({"weighting.name": weighting, "train.micro_batches": 2, **SGD})

@@ -326,7 +326,11 @@ class StopsAt(SilentReporter):
 
 
 @pytest.mark.parametrize(
-    "weighting", ['name = "cosine_gate"\nevery = 5', 'name = "torchjd:GradVac"\nevery = 3']
+    "weighting",
+    [
+        pytest.param('name = "cosine_gate"\nevery = 5', marks=pytest.mark.slow),
+        'name = "torchjd:GradVac"\nevery = 3',
+    ],
 )
 def test_a_run_that_stops_between_two_measurements_resumes_bit_for_bit(weighting, tmp_path: Path):
     config = tmp_path / "dots.toml"

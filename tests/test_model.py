@@ -220,16 +220,17 @@ def ids(parameters):
 def test_a_momentum_copy_does_not_share_the_supervised_head():
     model = HybridModel(using("copied"))
     gender = ids(model.heads["gender"].parameters())
-    assert model.used(["using"]) == {"using"}
+    assert gender <= ids(model.idle(["using"]))
     assert gender.isdisjoint(ids(model.shared()))
     assert gender == ids(model.own("gender"))
 
 
 @pytest.mark.parametrize("how", ["shared", "shared in part"])
-def test_a_shared_head_counts_as_used_and_as_shared(how):
+def test_a_loss_moves_what_its_head_shares_and_no_other_part_of_that_head(how):
     model = HybridModel(using(how))
     gender = ids(model.heads["gender"].parameters())
-    assert model.used(["using"]) == {"using", "gender"}
+    part = model.heads["gender"].answer[1] if how == "shared in part" else model.heads["gender"]
+    assert ids(model.idle(["using"])) & gender == gender - ids(part.parameters())
     assert gender <= ids(model.shared())
     assert model.own("gender") == []
     assert ids(model.own("fer")) == ids(model.heads["fer"].parameters())

@@ -168,6 +168,18 @@ def test_a_view_into_which_no_label_followed_does_not_count_in_a_coupled_loss(re
     assert loss.item() == pytest.approx(0.8)
 
 
+def test_a_coupled_loss_counts_each_micro_batch_by_its_labels():
+    """Here, pixels and labels are the same: the mean is that of all labels of the step."""
+    losses = [torch.tensor([1.0, 2.0, 6.0]), torch.zeros(3), torch.tensor([7.0, 0.0, 0.0])]
+    labels = [torch.tensor([1.0, 1, 1]), torch.zeros(3), torch.tensor([1.0, 0, 0])]
+    scale, found = len(losses) / 4, []
+    for output, share in zip(losses, labels):
+        given = [HeadInput((0,), ((torch.zeros(3), share),))]
+        loss = label_loss("map", MeanOfPixels(), [output], given, scale, "mean", share > 0)
+        found.append(float(loss))
+    assert sum(found) / len(losses) == pytest.approx((1 + 2 + 6 + 7) / 4)
+
+
 @pytest.mark.parametrize("own", [1.0, 0.9, 0.5, 0.0])
 def test_a_mixed_view_weights_both_labels_by_their_shares_in_a_coupled_loss(own):
     one, ten = torch.ones(4), torch.full((4,), 10.0)

@@ -350,6 +350,7 @@ class PreparedBatch:
     clean: only for `statistics = "clean"`: (position in `images`, labeled samples) of each clean
     view.
     visible: position in `images` -> the parts that are encoded, for views with hidden parts.
+    labeled: task -> (B,) bool, which samples have a label. Only for steps of several micro-batches.
 
     It is not a pytree, on purpose: Fabric casts every float in a forward's arguments to bf16, which
     would include the targets.
@@ -360,6 +361,7 @@ class PreparedBatch:
     scale: dict[str, float]
     clean: tuple[tuple[int, int], ...] = ()
     visible: dict[int, Visible] = field(factory=dict)
+    labeled: dict[str, Tensor] = field(factory=dict)
 
     @property
     def encoded(self) -> float:
@@ -387,9 +389,12 @@ class PreparedBatch:
         def apply(leaf: object) -> object:
             return fn(leaf) if isinstance(leaf, Tensor) else leaf
 
-        images, head_inputs = tree_map(apply, (self.images, self.head_inputs))
+        everything = self.images, self.head_inputs, self.labeled
+        images, head_inputs, labeled = tree_map(apply, everything)
         visible = {at: of_view.map(fn) for at, of_view in self.visible.items()}
-        return evolve(self, images=images, head_inputs=head_inputs, visible=visible)
+        return evolve(
+            self, images=images, head_inputs=head_inputs, visible=visible, labeled=labeled
+        )
 
     def cut(self, samples: slice, scale: float = 1.0) -> PreparedBatch:
         """Return a slice of the samples: the share of one rank or micro-batch.

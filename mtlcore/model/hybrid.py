@@ -60,10 +60,10 @@ class HybridModel(nn.Module):
         self.encoder = SharedEncoder(experiment.encoder, experiment.input.size)
         freeze_encoder(self.encoder, experiment.encoder, experiment.freeze)
         self.shared_heads: dict[str, set[str]] = {}
-        # Parameters of the encoder that no head reads, such as those behind the pooled features of
-        # a network whose heads read maps. On several devices, the trial of the first step finds
-        # them.
-        self.unread: tuple[nn.Parameter, ...] = ()
+        # Label -> the parameters that its loss can move: those of the encoder, of its head, and of
+        # the parts that its head shares. `only_moved` leaves out what a loss does not reach.
+        self.moved_by: dict[str, set[nn.Parameter]] = {}
+        self._idle: dict[tuple[str, ...], list[nn.Parameter]] = {}
 
         # Supervised heads are built first: a pretext head may share them. A supervised head may
         # share a part of those above it.
@@ -97,6 +97,8 @@ class HybridModel(nn.Module):
                     f"head {label!r} has {name} as its own submodule: use context.info, "
                     "EMA(module) or SharedHead(module)"
                 )
+        parts = {p for module in _modules(head) for p in module.parameters()}
+        self.moved_by[label] = parts | set(self.encoder.parameters())
         return head
 
     def forward(self, prepared: PreparedBatch) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -213,6 +215,7 @@ class HybridModel(nn.Module):
                 prepared.head_inputs[label],
                 prepared.scale[label],
                 self.views.reduce,
+                prepared.labeled.get(label),
             )
 
     # ----------------------------------------------------------------- gradients and parameters
@@ -247,15 +250,22 @@ class HybridModel(nn.Module):
             gram += jacobian @ jacobian.T
         return sum_over_ranks(gram)
 
-    def used(self, names: Sequence[str]) -> set[str]:
-        """Return the labels of the heads that these losses train.
+    def idle(self, names: Sequence[str]) -> list[nn.Parameter]:
+        """Return the trainable parameters that none of these losses moves."""
+        key = tuple(names)
+        if key not in self._idle:
+            moved = set().union(*(self.moved_by[name] for name in names))
+            trainable = [p for p in self.parameters() if p.requires_grad]
+            self._idle[key] = [p for p in trainable if p not in moved]
+        return self._idle[key]
 
-        They are the heads of the losses themselves, and the supervised heads that they share.
+    def only_moved(self, label: str, reached: set[nn.Parameter]) -> None:
+        """Leave out the parameters that no gradient of this label's loss reaches.
+
+        Examples are the layers of the encoder behind the maps that a head reads.
         """
-        found = set(names)
-        for name in names:
-            found.update(self.shared_heads.get(name, ()))
-        return found
+        self.moved_by[label] &= reached
+        self._idle.clear()
 
     def shared(self) -> list[nn.Parameter]:
         """Return the parameters that several losses can train.
@@ -273,20 +283,16 @@ class HybridModel(nn.Module):
         return [p for p in trainable if id(p) not in shared]
 
     def _touch_idle(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Give the heads of absent tasks, and what no head reads, a zero gradient.
+        """Give the parameters that no loss of this step moves a zero gradient.
 
         DDP waits for the gradient of every parameter. The step then drops these zeros.
         """
-        if world_size() == 1:
-            return losses
-        idle = [p.sum() for p in self.unread]
-        for label, head in self.heads.items():
-            if label not in losses:
-                idle += [p.sum() for p in head.parameters() if p.requires_grad]
+        idle = self.idle(tuple(losses)) if world_size() > 1 else []
         if not idle:
             return losses
         first = next(iter(losses))
-        return losses | {first: losses[first] + 0 * torch.stack(idle).sum()}
+        zero = 0 * torch.stack([p.sum() for p in idle]).sum()
+        return losses | {first: losses[first] + zero}
 
     @cached_property
     def followers(self) -> Sequence[EMA]:
@@ -329,11 +335,17 @@ def _shared_labels(head: Head, supervised: Mapping[str, Head]) -> set[str]:
 
     EMA copies are not counted: no gradient reaches the head that they copy.
     """
-    shared: set[nn.Module] = set()
+    shared = _modules(head) - set(head.modules())
+    return {label for label, owner in supervised.items() if not shared.isdisjoint(owner.modules())}
+
+
+def _modules(head: nn.Module) -> set[nn.Module]:
+    """Return the modules of a head, and those that it shares."""
+    found = set(head.modules())
     for module in head.modules():
         if isinstance(module, SharedHead):
-            shared.update(module.net.modules())
-    return {label for label, owner in supervised.items() if not shared.isdisjoint(owner.modules())}
+            found |= _modules(module.net)
+    return found
 
 
 def _jacobian(point: Tensor, gradients: Sequence[Tensor | None]) -> Tensor:

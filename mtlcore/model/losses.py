@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 from ..contracts import Head, HeadInput, Output
 from ..errors import MtlError
-from ..networks import sum_over_ranks, to_fp32
+from ..networks import sum_over_ranks, to_fp32, world_size
 
 
 def label_loss(
@@ -23,11 +23,14 @@ def label_loss(
     head_inputs: Sequence[HeadInput],
     scale: float,
     reduce: str,
+    labeled: Tensor | None = None,
 ) -> Tensor:
     """Return the loss of one label, a scalar. Call it inside `losses_in_fp32`.
 
     outputs: one for each head input. scale: from the sum over samples to the loss.
     reduce: how the losses of several views of a sample are combined, "mean" or "geometric".
+    labeled: (B,) bool, for a task in a step of several micro-batches. The loss of a coupled head
+    then counts by the labels of its micro-batch: one without labels does not count.
     """
     losses = []
     for output, head_input in zip(outputs, head_inputs, strict=True):
@@ -39,7 +42,7 @@ def label_loss(
 
     if _any_unfollowed(head_inputs):
         loss = _mean_over_followed(views, _followed(head, head_inputs), reduce)
-        return loss if head.coupled else loss.sum() * scale
+        return loss * _part(labeled, scale) if head.coupled else loss.sum() * scale
 
     if reduce == "geometric" and len(views) > 1:
         loss = views.clamp_min(1e-8).log().mean(0).exp()
@@ -47,7 +50,7 @@ def label_loss(
         loss = views.mean(0)
 
     if head.coupled:
-        return loss  # already a mean over the samples
+        return loss * _part(labeled, scale)  # already a mean over the samples
 
     # `where` and not a product: the loss of an unlabeled sample may be infinite.
     share = head_inputs[0].share
@@ -76,6 +79,17 @@ def _loss(label: str, head: Head, output: Output, head_input: HeadInput) -> Tens
             loss = torch.where(share > 0, loss, 0) * share
         losses.append(loss)
     return torch.stack(losses).sum(0)
+
+
+def _part(labeled: Tensor | None, scale: float) -> Tensor | float:
+    """Return the number of labels of a micro-batch, divided by the mean number of the step.
+
+    The ranks compute a coupled loss together, so each counts the labels of all.
+    """
+    if labeled is None:
+        return 1.0
+    number = sum_over_ranks(labeled.sum(dtype=torch.double)) / world_size()
+    return (number * scale).float()
 
 
 def _any_mixed(head_inputs: Sequence[HeadInput]) -> bool:

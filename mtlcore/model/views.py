@@ -229,7 +229,8 @@ def prepare(
     clean_samples: tuple[tuple[int, int], ...] = ()
     if plan.views.statistics == "clean" and tasks:
         clean_samples = encoded.clean_samples()
-    return PreparedBatch(images, head_inputs, scale, clean_samples, encoded.visible())
+    labeled = {label: batch.present[label] for label in tasks} if plan.micro_batches > 1 else {}
+    return PreparedBatch(images, head_inputs, scale, clean_samples, encoded.visible(), labeled)
 
 
 def _pretext_inputs(

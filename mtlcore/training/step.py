@@ -139,13 +139,10 @@ def graph_context(once_per_loss: bool) -> AbstractContextManager[object]:
 
 
 def _drop_idle_gradients(model: HybridModel, names: Names) -> None:
-    """Set gradients to None in heads that no loss of this step uses, and where no head reads."""
-    # Without a gradient the optimizer applies neither weight decay nor momentum. DDP leaves zeros
-    # there, which would count as gradients.
-    for label in model.heads.keys() - model.used(names):
-        for p in model.heads[label].parameters():
-            p.grad = None
-    for p in model.unread:
+    """Set the gradients of parameters that no loss of this step moves to None."""
+    # Without a gradient the optimizer applies neither weight decay nor momentum. DDP, and a
+    # weighting that reads gradients, leave zeros there, which would count as gradients.
+    for p in model.idle(names):
         p.grad = None
 
 

@@ -120,7 +120,8 @@ def test_a_shared_decoder_exists_once_and_both_losses_train_it():
         "depth.answer.weight",
         "depth.answer.bias",
     ]
-    assert shared.used(["depth"]) == {"depth", "seg"}
+    answer = {id(p) for p in shared.heads["seg"].answer.parameters()}
+    assert {id(p) for p in shared.idle(["depth"])} == answer
     assert {id(p) for p in shared.heads["seg"].decoder.parameters()} <= {
         id(p) for p in shared.shared()
     }

@@ -15,6 +15,7 @@ import rank_worker
 import torch
 from lightning_fabric import Fabric
 
+from mtlcore import Trainer
 from mtlcore.cli import main
 from mtlcore.config import load
 from mtlcore.runs import RunFolder
@@ -125,6 +126,85 @@ def mtl_components():
 '''
 
 TAIL = "        self.tail = nn.Linear(8, 8)\n"
+
+
+def with_tail(plugin: str) -> str:
+    """Return the plugin with a layer of the encoder behind the maps, before `pooled`."""
+    text = plugin.replace("nn.Conv2d(4, 8, 3, 2, 1)\n", "nn.Conv2d(4, 8, 3, 2, 1)\n" + TAIL)
+    return text.replace("y.mean((2, 3)), shared", "self.tail(y.mean((2, 3))), shared")
+
+
+RARE_PLUGIN = '''
+import numpy as np
+from attrs import frozen
+from mtlcore import Dataset, Index, MapColumn, Sample, hookimpl
+
+@frozen
+class Rare(Dataset):
+    """A map of classes for each sample, and a kind for each tenth."""
+
+    def index(self):
+        samples = np.arange(80)
+        kind = np.where(samples % 10 == 0, np.where(samples % 20 == 0, "a", "b"), "")
+        maps = {"classes": MapColumn(np.ones(80, bool), "uint8")}
+        split = np.full(80, "train")
+        return Index(samples.astype(str), {"kind": kind}, split=split, maps=maps)
+
+    def decode(self, index, i):
+        classes = np.random.default_rng(i).integers(0, 2, (16, 16), dtype=np.uint8)
+        return Sample((classes[..., None] * 200).repeat(3, 2), {"classes": classes})
+
+@hookimpl
+def mtl_components():
+    return [Rare]
+'''
+
+# Heads of maps do not reach the tail of the encoder. Most steps have no label of `kind`.
+RARE_CONFIG = """
+plugins = ["{rare}", "{plugin}"]
+
+[encoder]
+name = "plain"
+
+[task.classes]
+name = "segmentation"
+classes = ["dark", "bright"]
+width = 4
+
+[task.depth]
+name = "segmentation"
+classes = ["low", "high"]
+reads = "classes"
+decoder = "classes"
+
+[task.kind]
+name = "classification"
+
+[data.rare]
+
+[input]
+size = 16
+batch_size = 4
+validation = 0.0
+
+[augment]
+name = "none"
+
+[train]
+steps = 8
+log_every = 1
+accelerator = "cpu"
+"""
+
+
+def rare(folder: Path) -> Path:
+    """Write a configuration in which most steps have no label of one task."""
+    data, plugin, config = (folder / name for name in ("rare.py", "plain.py", "rare.toml"))
+    data.write_text(RARE_PLUGIN)
+    plugin.write_text(with_tail(PLAIN_PLUGIN))
+    config.write_text(RARE_CONFIG.format(rare=data, plugin=plugin))
+    return config
+
 
 PLAIN_CONFIG = """
 plugins = ["{dots}", "{plugin}"]
@@ -293,9 +373,7 @@ def test_parameters_that_no_head_reads_stay_as_they_are_on_any_number_of_ranks(t
     """DDP waits for a gradient of each parameter; weight decay must not act on these."""
     runs = Runs(tmp_path)
     plugin = tmp_path / "plain.py"
-    tail = PLAIN_PLUGIN.replace("nn.Conv2d(4, 8, 3, 2, 1)\n", "nn.Conv2d(4, 8, 3, 2, 1)\n" + TAIL)
-    tail = tail.replace("y.mean((2, 3)), shared", "self.tail(y.mean((2, 3))), shared")
-    plugin.write_text(tail)
+    plugin.write_text(with_tail(PLAIN_PLUGIN))
     text = runs.config.read_text().replace('name = "sgd"', 'name = "adamw"')
     begin, end = text.index("[task.quarter]"), text.index("[pretext.puzzling]")
     text = text[:begin] + text[end:].replace("grid = 2", 'grid = 2\nhead = "spatial"')
@@ -307,6 +385,29 @@ def test_parameters_that_no_head_reads_stay_as_they_are_on_any_number_of_ranks(t
     for key, weight in start.items():
         assert torch.equal(two[key], weight) == (".tail." in key), key
         torch.testing.assert_close(two[key], one[key], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("weighting", ["equal", "primary_projection"])
+def test_without_labels_of_a_task_what_its_loss_alone_reaches_rests(tmp_path, weighting):
+    """Weight decay and momentum must not act there, whatever computes the gradients."""
+    trainer = Trainer(load(rare(tmp_path), [f"weighting.name={weighting}"]), progress=False)
+    tail = trainer.encoder.get_submodule("net.tail").weight
+    moved = []
+    for _ in range(trainer.steps):
+        before = tail.detach().clone()
+        losses = trainer.step()
+        moved.append(("kind" in losses, not torch.equal(tail, before)))
+    assert set(moved) == {(True, True), (False, False)}
+
+
+@pytest.mark.slow
+def test_without_labels_of_a_task_two_ranks_train_as_one(tmp_path):
+    runs = Runs(tmp_path)
+    runs.config = rare(tmp_path)
+    for name, ranks in (("one", 1), ("two", 2)):
+        runs.start(name, ranks, settings=["train.micro_batches=2"])
+    one, two = (runs.open(name).require().weights() for name in ("one", "two"))
+    torch.testing.assert_close(two, one, atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow

@@ -67,7 +67,11 @@ class RunLoop:
                 self._between_steps(stop)
             self._require_a_good_step()
             self.callbacks.call("on_train_end")
-            self._report(self.callbacks.take_unwritten())
+            added = self.callbacks.take_unwritten()
+            self._report(added)
+            if added:
+                # A run that takes more steps later keeps this row, and the best value so far.
+                self.checkpoints.save("last")
             return self._finish()
 
     @property

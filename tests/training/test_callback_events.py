@@ -358,6 +358,18 @@ def test_a_log_that_cannot_be_flushed_ends_the_run_before_the_checkpoint(tmp_pat
     assert RunFolder(tmp_path / "run").require().step == 4
 
 
+def test_what_a_callback_adds_at_the_end_is_kept_when_the_run_takes_more_steps(tmp_path):
+    run, late = tmp_path / "run", ("train.best=late/score", "train.eval_every=0")
+    train(experiment(tmp_path, "[callback.late]\n", "train.steps=6", *late), run)
+    train(experiment(tmp_path, "[callback.late]\n", "train.steps=12", *late), run, resume=True)
+    name = "validation/late/score"
+    scores = [(row["step"], row[name]) for row in RunFolder(run).log.rows() if name in row]
+    assert scores == [(6, 1 / 6), (12, 1 / 12)]
+    best = RunFolder(run).checkpoint("best")
+    assert best is not None
+    assert best.step == 6
+
+
 # ---------------------------------------------------------------------------- TensorBoard
 
 

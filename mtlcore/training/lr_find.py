@@ -30,15 +30,21 @@ class RangeTest:
 def range_test(experiment: Experiment, low: float, high: float, steps: int) -> RangeTest:
     """Take `steps` steps, each with a higher learning rate: from `low` to `high`, in equal ratios.
 
-    The loss is the sum of all losses with the weights of the configuration. The test ends where it
-    diverges. Nothing is written. Raises MtlError if the loss does not fall.
+    The loss is the sum of all losses with the weights of the configuration. A step without labels
+    of a task counts the last loss of that task. The test ends where the loss diverges. Nothing is
+    written. Raises MtlError if the loss does not fall.
     """
     train = evolve(experiment.train, steps=steps, epochs=None)
     trainer = Trainer(evolve(experiment, train=train))
-    lrs, losses = [], list[float]()
+    lrs, losses, latest = [], list[float](), dict[str, float]()
     for lr in np.geomspace(low, high, steps).tolist():
         trainer.lr = lr
-        loss = sum(experiment.entries[k].weight * float(x) for k, x in trainer.step().items())
+        new = {k: experiment.entries[k].weight * float(x) for k, x in trainer.step().items()}
+        if not new.keys() <= latest.keys():
+            # The first loss of a task would look like a jump: the sum starts anew.
+            lrs, losses = [], []
+        latest |= new
+        loss = sum(latest.values())
         if not losses and not math.isfinite(loss):
             raise MtlError(f"the loss of the first step is {loss}: check the data and the losses")
         if not math.isfinite(loss) or _has_diverged(loss, losses):

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from attrs import evolve
 from dots_run import tiny_toml
 from PIL import Image
 
@@ -62,6 +63,23 @@ def test_a_first_loss_that_is_not_finite_is_an_error(config, monkeypatch):
     monkeypatch.setattr(Trainer, "step", lambda self: {"quarter": torch.tensor(float("nan"))})
     with pytest.raises(MtlError, match="the loss of the first step is nan"):
         range_test(load(config), 1e-6, 1.0, 10)
+
+
+def test_a_task_whose_labels_come_later_and_seldom_is_no_divergence(config, monkeypatch):
+    """Its first loss would look like a jump, and each step without its labels like a fall."""
+    steps = iter(range(30))
+
+    def step(trainer: Trainer) -> dict[str, torch.Tensor]:
+        at = next(steps)
+        losses = {"quarter": torch.tensor(1.0 - at / 60)}
+        return losses | ({"rare": torch.tensor(9.0 - at / 10)} if at % 4 == 2 else {})
+
+    monkeypatch.setattr(Trainer, "step", step)
+    given = load(config)
+    given = evolve(given, tasks={**given.tasks, "rare": given.tasks["quarter"]})
+    found = range_test(given, 1e-6, 1.0, 30)
+    assert len(found.lrs) == 28  # from the step in which each task has a loss
+    assert list(found.losses) == sorted(found.losses, reverse=True)
 
 
 def test_a_loss_that_falls_nowhere_is_an_error(config):

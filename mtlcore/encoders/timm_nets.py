@@ -12,6 +12,7 @@ would rename the parameters.
 from __future__ import annotations
 
 import difflib
+import math
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -227,21 +228,30 @@ def _classifier_prefixes(config: _PretrainedConfig) -> list[str]:
 def _resize_position_embedding(state: Mapping[str, Tensor], net: nn.Module) -> Mapping[str, Tensor]:
     """Interpolate a ViT's position embedding to this image size, as timm does with its own files.
 
-    Other states are returned unchanged.
+    Like timm, it takes the patches of the file for a square grid. Other states are returned
+    unchanged.
     """
     from timm.layers import resample_abs_pos_embed
 
-    embedding = getattr(net, "pos_embed", None)
-    if embedding is None or "pos_embed" not in state:
-        return state
-    if state["pos_embed"].shape[1] == embedding.shape[1]:
+    grid = getattr(getattr(net, "patch_embed", None), "grid_size", None)
+    if grid is None or "pos_embed" not in state:
         return state
 
     # The class token and its like come first and have no place in the grid of patches.
     prefix_tokens = getattr(net, "num_prefix_tokens", 1)
     if getattr(net, "no_embed_class", False):
         prefix_tokens = 0
-    grid = net.get_submodule("patch_embed").grid_size
+    patches = state["pos_embed"].shape[1] - prefix_tokens
+    side = math.isqrt(max(patches, 0))
+    if side**2 != patches or tuple(grid) == (side, side):
+        return state
+    if grid[0] * grid[1] == patches:
+        warnings.warn(
+            f"[encoder] the position embedding of the file is taken for that of {side} x {side} "
+            f"patches, and interpolated to {grid[0]} x {grid[1]}",
+            files.WeightsWarning,
+            stacklevel=3,
+        )
     resized = resample_abs_pos_embed(state["pos_embed"], grid, num_prefix_tokens=prefix_tokens)
     return {**state, "pos_embed": resized}
 

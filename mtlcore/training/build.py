@@ -126,17 +126,24 @@ def start_from(encoder: SharedEncoder, experiment: Experiment, run: Path) -> Non
     for name, weight in saved.items():
         if name.startswith(prefix):
             weights[name.removeprefix(prefix)] = weight
+    mine, theirs = experiment.input.size, other.input.size
+    other_size = (
+        f"That run has input.size = {written(theirs)}, but this one {written(mine)}: "
+        f"set input.size = {written(theirs)}"
+    )
+    # With as many patches in another grid, they would fit, but be those of other places.
+    of_places = [name for name in weights if name.endswith(("pos_embed", "pos_embedding"))]
+    if of_places and mine != theirs and experiment.encoder == settings:
+        raise MtlError(
+            f"{origin}: its position embedding ({of_places[0]}) belongs to one image size\n"
+            f"{other_size}"
+        )
     try:
         load_weights(encoder, weights, origin)
     except MtlError as error:
-        mine, theirs = experiment.input.size, other.input.size
         if mine == theirs or experiment.encoder != settings:
             raise
-        # Position embeddings, for example, belong to one image size.
-        raise MtlError(
-            f"{error}\nThat run has input.size = {written(theirs)}, but this one "
-            f"{written(mine)}: set input.size = {written(theirs)}"
-        ) from error
+        raise MtlError(f"{error}\n{other_size}") from error
 
 
 def _check_normalization(

@@ -288,6 +288,10 @@ def test_a_timm_vits_file_of_another_size_is_interpolated_and_a_foreign_file_ref
     torch.save(theirs.state_dict(), tmp_path / "vit.pth")
     encoder = Timm("vit_tiny_patch16_224", weights=str(tmp_path / "vit.pth"))
     assert built(encoder, 32).net.state_dict()["pos_embed"].shape == (1, 1 + 4, 192)
+    with pytest.warns(WeightsWarning, match="of 4 x 4 patches, and interpolated to 2 x 8"):
+        wide = encoder.build((32, 128)).net
+    wide_embedding = timm.layers.resample_abs_pos_embed(theirs.pos_embed, (2, 8), (4, 4))
+    assert torch.equal(wide.pos_embed, wide_embedding)
     with pytest.raises(MtlError, match="timm:resnet10t: the weights do not fit this network"):
         Timm("resnet10t", weights=str(tmp_path / "vit.pth")).build((32, 32))
 

@@ -388,10 +388,12 @@ def test_weights_that_belong_to_another_image_size_are_refused_with_the_size_to_
     vit = ("encoder.name=vit_small", "encoder.width=8", "encoder.depth=1", "train.steps=1")
     train(experiment(config, *vit), tmp_path / "one")
     larger = (f"train.init_from={tmp_path / 'one'}", "input.size=24", "pretext.puzzling.weight=0")
-    with pytest.raises(MtlError, match="pos_embed") as error:
-        train(experiment(config, *vit, *larger), tmp_path / "two")
-    hint = "That run has input.size = 16, but this one 24: set input.size = 16"
-    assert str(error.value).splitlines()[-1] == hint
+    # As many patches fit into an image of 8 x 32 pixels, at other places.
+    for size, shown in (("24", "24"), ("[8, 32]", "[8, 32]")):
+        with pytest.raises(MtlError, match="pos_embed") as error:
+            train(experiment(config, *vit, *larger, f"input.size={size}"), tmp_path / "two")
+        hint = f"That run has input.size = 16, but this one {shown}: set input.size = 16"
+        assert str(error.value).splitlines()[-1] == hint
     with pytest.raises(MtlError, match="do not fit") as error:
         train(experiment(config, *vit, *larger, "encoder.width=16"), tmp_path / "two")
     assert "set input.size" not in str(error.value)

@@ -45,8 +45,8 @@ class TensorBoard(Callback):
         if writer is None:
             return
         for name, matrix in run.tables.items():
-            task = run.experiment.tasks[name.partition("/")[0]].component
-            image = matrix_image(matrix, task.classes)
+            component = run.experiment.entries[name.partition("/")[0]].component
+            image = matrix_image(matrix, getattr(component, "classes", ()))
             if image is not None:
                 writer.add_image(name, image, run.step, dataformats="HWC")
 

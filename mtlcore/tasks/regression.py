@@ -89,7 +89,9 @@ class Regression(SupervisedTask):
             )
         mean = self.mean or tuple(values.mean(0).tolist())
         deviations = values.std(0)
-        std = self.std or tuple(np.where(deviations > 0, deviations, 1.0).tolist())
+        # Rounding alone gives a constant number a deviation of about 1e-16 of its size.
+        varies = deviations > 1e-12 * np.abs(values).max(0)
+        std = self.std or tuple(np.where(varies, deviations, 1.0).tolist())
         outputs = self.outputs or tuple(map(str, range(len(mean))))
         return evolve(self, outputs=outputs, mean=mean, std=std)
 

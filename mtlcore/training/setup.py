@@ -204,4 +204,5 @@ def frozen_at_random(experiment: Experiment) -> list[str]:
 def _steps(experiment: Experiment, sampler: Sampler) -> int:
     """Optimizer steps of the run, from `train.steps` or `train.epochs`."""
     epochs = experiment.train.epochs or 1
-    return experiment.train.steps or math.ceil(epochs * sampler.steps_per_epoch)
+    # 1.1 epochs of 100 steps are 110 steps, although their floating-point product is a bit larger.
+    return experiment.train.steps or max(1, math.ceil(round(epochs * sampler.steps_per_epoch, 6)))

@@ -50,6 +50,14 @@ def test_normalized_over_the_batch_the_loss_is_that_of_libmtl():
     assert head.loss(logits[1:2], maps[1:2], torch.ones(1)) == 0
 
 
+@pytest.mark.parametrize(("dtype", "ignored"), [(torch.bool, 255), (torch.uint8, 256)])
+def test_places_outside_of_the_old_image_are_ignored_also_in_small_dtypes(dtype, ignored):
+    geometry = Geometry(torch.eye(3)[None], (lambda maps, _: maps * 0,), empty=True)
+    maps = torch.ones(1, 2, 2, dtype=dtype)
+    moved = Segmentation(("a", "b"), ignore_index=ignored).move(maps, geometry)
+    assert (moved == ignored).all()
+
+
 def test_a_class_weight_scales_the_loss_of_its_pixels():
     logits, maps = logits_and_maps()
     weights = torch.tensor([0.5, 2.0, 1.0])

@@ -107,7 +107,10 @@ class Segmentation(AlignedTask):
             return geometry.warp(target)
         # Such places become 0, which is a class. So `ignore_index` is 0 while the pixels move.
         shifted = target.int() - self.ignore_index
-        return (geometry.warp(shifted) + self.ignore_index).to(target.dtype)
+        moved = geometry.warp(shifted) + self.ignore_index
+        # A bool map, for example, can't hold 255: it would become True, a class.
+        holds = target.dtype != torch.bool and self.ignore_index <= torch.iinfo(target.dtype).max
+        return moved.to(target.dtype) if holds else moved
 
     def build(self, context: BuildContext) -> Head:
         kind = BatchSegmentationHead if self.normalize == "batch" else SegmentationHead

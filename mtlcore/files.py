@@ -190,6 +190,16 @@ def write_errors_as_mtl_error(
         raise MtlError(f"can't write {error.filename or path}: {reason}{note}") from error
 
 
+@contextmanager
+def removed_after_failure(folder: Path) -> Iterator[None]:
+    """Delete a temporary folder if anything ends the block early, also Ctrl-C."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
 def write_atomically(file: Path, data: bytes | memoryview) -> None:
     """Write a file under a temporary name, flush it to disk, and rename it.
 

@@ -75,6 +75,10 @@ from .sealed import (
 T = TypeVar("T")
 
 
+WRITTEN = ("checkpoints", "metrics.jsonl", "run.json", "plugins")
+"""What a run writes into its folder, besides config.toml."""
+
+
 @frozen
 class RunFolder:
     """The folder of one run."""
@@ -130,7 +134,7 @@ class RunFolder:
 
     @classmethod
     def refuse_existing(cls, path: Path) -> None:
-        """Raise MtlError if the folder already holds a run, or if it can't have this name."""
+        """Raise MtlError if the folder holds a run or parts of one, or can't have this name."""
         if "\0" in str(path):
             raise MtlError(f"out = {str(path)!r}: a path can't contain the character \\0")
         if os.fsencode(path).decode(errors="ignore") != str(path):
@@ -143,6 +147,13 @@ class RunFolder:
                 f"{path} already holds a run: choose another --out, "
                 f"or resume it: mtl train --resume {path} (in Python: resume=True)"
             )
+        # Without config.toml: a copy of a run that was interrupted, or files of something else.
+        found = [name for name in WRITTEN if exists(path / name)]
+        if found:
+            raise MtlError(
+                f"{path} has no config.toml, so it holds no run, but it has {', '.join(found)}, "
+                "which a run would replace: choose another --out, or move them"
+            )
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -154,7 +165,10 @@ class RunFolder:
                 f"{path} is not a run folder: {what}. "
                 "Expected the `out` folder of `mtl train` or mtlcore.train"
             )
-        require_format(run.provenance(), run.path / "run.json")
+        provenance = run.path / "run.json"
+        if not exists(provenance):
+            raise MtlError(f"{provenance} is missing: restore it from a backup of the run")
+        require_format(run.provenance(), provenance)
         return run
 
     def experiment(self, overrides: Overrides = (), plugins: Sequence[Path] = ()) -> Experiment:
@@ -253,7 +267,7 @@ class RunFolder:
         """
         found = self.checkpoint(which)
         if found is None:
-            raise MtlError(f"{self.path} has no {which!r} checkpoint yet{self._instead_of(which)}")
+            raise MtlError(f"{self.path} has no {which!r} checkpoint{self._instead_of(which)}")
         self.require_own(found.manifest(), found.path)
         return found
 
@@ -307,8 +321,12 @@ class RunFolder:
     def _instead_of(self, which: Which) -> str:
         """Return what to do if this checkpoint is missing, as the end of a message."""
         if which == "best" and self.checkpoint("last") is not None:
-            return ': use "last"'
-        return f": train the run to its first checkpoint: mtl train --resume {self.path}"
+            return ' yet: use "last"'
+        if which == "last" and self.provenance().get("saved"):
+            best = self.checkpoint("best")
+            instead = "" if best is None else f', or use "best", of step {best.step}'
+            return f", although it has saved one: restore it from a backup of the run{instead}"
+        return f" yet: train the run to its first checkpoint: mtl train --resume {self.path}"
 
     def save(self, which: Which, contents: Contents, keep_older: bool = False) -> Checkpoint:
         """Write a checkpoint, then remove the older ones of its kind, unless `keep_older`.

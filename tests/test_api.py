@@ -499,8 +499,9 @@ def test_a_run_without_checkpoint_is_one_clear_error(trained: Run, tmp_path: Pat
     run = mtlcore.load_run(tmp_path)
     for call in (run.evaluate, run.model, run.features):
         found = problem(call)
-        assert f"{tmp_path} has no 'last' checkpoint yet" in found
-        assert f"mtl train --resume {tmp_path}" in found
+        assert (
+            f"{tmp_path} has no 'last' checkpoint, although it has saved one: restore it" in found
+        )
 
 
 def test_an_unknown_split_checkpoint_dataset_or_device_is_one_clear_error(trained: Run) -> None:

@@ -99,10 +99,14 @@ def test_the_card_shows_the_validation_metrics_of_its_weights(trained: Run, tmp_
 
     shutil.copytree(trained.path, tmp_path / "run")
     log = tmp_path / "run" / "metrics.jsonl"
-    log.write_text('{"step": 3, "validation/quarter/accuracy": 0.1234}\n')
-    assert "| quarter/accuracy | 0.1234 |" in card("a", "best")
-    log.write_text('{"step": 2, "validation/quarter/accuracy": 0.1234}\n')
-    assert "The run measured none at the step of these weights." in card("b", "last")
+    name = "validation/quarter/accuracy"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    best = max(row[name] for row in rows if name in row)
+    assert f"| quarter/accuracy | {best:.4f} |" in card("a", "best")
+    log.write_text(log.read_text().replace(name, "validation/quarter/accurate"))
+    with pytest.raises(MtlError, match="lines from before the checkpoint were changed"):
+        card("b", "best")
+    assert not list(tmp_path.glob("*b*"))
 
 
 def test_the_card_installs_each_package_and_names_plugin_files() -> None:

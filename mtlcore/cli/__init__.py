@@ -17,6 +17,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 
 from cyclopts import App
 
@@ -126,6 +127,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
 def _run(tokens: Sequence[str] | None) -> int:
     try:
         _require_working_folder()
+        words = sys.argv[1:] if tokens is None else tokens
+        _require_a_name(words)
         result = app(tokens)
     except MtlError as error:
         _print_error(str(error))
@@ -152,6 +155,12 @@ def _require_working_folder() -> None:
             f"can't read the working directory: {error.strerror}: change to another one, "
             "such as `cd ~`"
         ) from error
+
+
+def _require_a_name(words: Sequence[str]) -> None:
+    """Raise MtlError if --out is empty, as of an unset variable: it would be the current folder."""
+    if "--out=" in words or ("--out", "") in pairwise(words):
+        raise MtlError("--out is empty: give a name, or `--out .` for the current folder")
 
 
 def _print_error(message: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json as json_format
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from ..errors import MtlError
 from ._options import ConfigFile, Json, Overrides, PluginFiles
 
 if TYPE_CHECKING:
@@ -99,12 +101,12 @@ def schema(*, out: Out = None, plugin: PluginFiles = ()) -> int:
     Parameters
     ----------
     out
-        Write it to this file.
+        Write it to this file. An existing schema is replaced, no other file.
     plugin
         Load a one-file plugin, too. Repeatable.
     """
     from ..authoring.json_schema import config_schema
-    from ..files import to_json, write_atomically, write_errors_as_mtl_error
+    from ..files import exists, to_json, write_atomically, write_errors_as_mtl_error
     from ..registry.lookup import catalog_with
     from ._shared import print_json, print_line
 
@@ -112,10 +114,20 @@ def schema(*, out: Out = None, plugin: PluginFiles = ()) -> int:
     if out is None:
         print_json(found)
         return 0
+    if exists(out) and not _is_schema(out):
+        raise MtlError(f"{out} exists and is no JSON Schema: choose another --out")
     with write_errors_as_mtl_error(out):
         write_atomically(out, f"{to_json(found, indent=2)}\n".encode())
     print_line(f"wrote {out}: begin your configuration with the line  #:schema {out.name}")
     return 0
+
+
+def _is_schema(file: Path) -> bool:
+    """Whether this is a JSON Schema."""
+    try:
+        return "$schema" in json_format.loads(file.read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _experiment(path: Path, overrides: tuple[str, ...], plugins: tuple[Path, ...]) -> Experiment:

@@ -42,7 +42,7 @@ def check(
     json
         Print JSON: counts alone.
     sheet
-        Write a PNG file of images with their labels drawn on them.
+        Write a PNG file of images with their labels drawn on them. An existing one is replaced.
     """
     from ..callbacks.bars import Bars
     from ..config import load

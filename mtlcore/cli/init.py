@@ -62,9 +62,13 @@ def init(
 
 def _ask(question: str, default: str, option: str) -> str:
     """Ask in a terminal. Raises MtlError where nobody can answer."""
-    if not sys.stdin.isatty():
-        raise MtlError(f"mtl init needs {option} where no terminal can answer: {question}")
+    missing = f"mtl init needs {option} where no terminal can answer: {question}"
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise MtlError(missing)
     from ._shared import console
 
     shown = f" \\[{default}]" if default else ""
-    return console.input(f"{question}{shown} ").strip() or default
+    try:
+        return console.input(f"{question}{shown} ").strip() or default
+    except EOFError as error:  # Ctrl-D
+        raise MtlError(missing) from error

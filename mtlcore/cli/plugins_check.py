@@ -49,7 +49,8 @@ def check(
     set_
         Set one key of the component: `--set root=DIR`. Repeatable.
     sheet
-        Write a PNG file of a pretext task: images, its views, their targets, its predictions.
+        Write a PNG file of a pretext task: images, its views, their targets, its predictions. An
+        existing one is replaced.
     json
         Print JSON.
     """

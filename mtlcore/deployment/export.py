@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,8 @@ def export_run(
         del compute
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     report = _precision_report(experiment)
     size = path.stat().st_size
     return Exported(path, file_format, size, agreement, len(images), what, report)

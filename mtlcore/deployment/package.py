@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -43,6 +44,7 @@ from ..files import (
     flush_folder,
     is_file,
     read_file,
+    removed_after_failure,
     to_json,
     write_atomically,
     write_errors_as_mtl_error,
@@ -101,12 +103,14 @@ def write_package(
     config = _config(folder, experiment, checkpoint.step, weights)
     preprocessor = _preprocessor(experiment)
     provenance, text = folder.provenance(), _text_of(study)
-    measured = folder.log.validation_at(checkpoint.step) if evaluation is None else evaluation
+    measured = evaluation
+    if measured is None:
+        folder.log.require(checkpoint.manifest().log)
+        measured = folder.log.validation_at(checkpoint.step)
     card = model_card(config, preprocessor, provenance, measured, license_name, text)
 
-    temporary = out.with_name(f".{out.name}.tmp")
-    with write_errors_as_mtl_error(out, temporary=temporary):
-        shutil.rmtree(temporary, ignore_errors=True)
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with removed_after_failure(temporary), write_errors_as_mtl_error(out):
         temporary.mkdir(parents=True)
         write_atomically(temporary / WEIGHTS, weights)
         write_atomically(temporary / CONFIG, _json(config))

@@ -14,7 +14,14 @@ from ..callbacks.progress import ProgressReporter
 from ..config.load import Where
 from ..config.same import changed_keys
 from ..errors import MtlError
-from ..files import decoded, is_folder, read_file, write_atomically, write_errors_as_mtl_error
+from ..files import (
+    decoded,
+    exists,
+    is_folder,
+    read_file,
+    write_atomically,
+    write_errors_as_mtl_error,
+)
 from ..report.html import require_html, write_page
 from .again import Repeated, again
 from .checks import prepared
@@ -31,6 +38,16 @@ from .results import Run, key_of, name_of
 from .statistics import spread
 from .working import Say, Work
 from .workspace import Workspace
+
+WRITTEN = (
+    "study.toml",
+    *(f"{name}.{ending}" for name in ("table", "test") for ending in ("md", "csv", "tex")),
+    "test_reads.jsonl",
+    "list.txt",
+    "sweep.json",
+    "chosen.toml",
+)
+"""Files that a study or a sweep writes into its folder, besides runs/ and runs.jsonl."""
 
 
 class SecondReadWarning(UserWarning):
@@ -189,21 +206,41 @@ class Study:
             raise MtlError("jobs > 1 needs a study file: write one, and use Study.load")
         return [os.fspath(self.file), os.fspath(self.folder), *arms]
 
-    def _write(self, found: Report, name: str) -> None:
+    def claim(self) -> None:
+        """Begin the folder of the study; it is one once it has runs/.
+
+        Raises MtlError if it holds other files under names that the study writes.
+        """
+        runs = self.folder / "runs"
+        if exists(runs) or exists(self.workspace.file):
+            return
+        found = [name for name in WRITTEN if exists(self.folder / name)]
+        if found:
+            raise MtlError(
+                f"{self.folder} is not the folder of a study, and its {', '.join(found)} would be "
+                "replaced: choose another --out"
+            )
         with write_errors_as_mtl_error(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            runs.mkdir(parents=True, exist_ok=True)
+
+    def _write(self, found: Report, name: str) -> None:
+        self.claim()
+        with write_errors_as_mtl_error(self.folder):
             for ending, form in {"md": "markdown", "csv": "csv", "tex": "latex"}.items():
                 text = found.as_format(form) + "\n"
                 write_atomically(self.folder / f"{name}.{ending}", text.encode())
 
     def save_copy(self, say: Callable[[str], None]) -> None:
-        """Save a copy of the study in its folder, and say what has changed since the last one."""
+        """Save a copy of the study in its folder, and say what has changed since the last one.
+
+        Raises MtlError as `claim`.
+        """
+        self.claim()
         if self.file is None:
             return
         copy = self.folder / "study.toml"
         text = self.file.read_bytes()
         with write_errors_as_mtl_error(copy):
-            self.folder.mkdir(parents=True, exist_ok=True)
             if copy.exists() and copy.read_bytes() != text:
                 for line in self._edits(copy):
                     say(line)

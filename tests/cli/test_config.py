@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import tomllib
@@ -85,6 +86,11 @@ def test_the_schema_accepts_every_example_and_finds_mistakes(tmp_path, capsys, s
     assert main(["config", "schema", "--out", str(tmp_path / "s.json")]) == 0
     assert json.loads((tmp_path / "s.json").read_text()) == json.loads(json.dumps(schema))
     assert "#:schema s.json" in capsys.readouterr().out
+    assert main(["config", "schema", "--out", str(tmp_path / "s.json")]) == 0
+    (tmp_path / "own.toml").write_text("[train]\n")
+    assert main(["config", "schema", "--out", str(tmp_path / "own.toml")]) == 2
+    assert "own.toml exists and is no JSON Schema" in capsys.readouterr().err
+    assert (tmp_path / "own.toml").read_text() == "[train]\n"
 
 
 def test_init_writes_a_configuration_that_trains(tmp_path, capsys, monkeypatch, subtests) -> None:
@@ -131,6 +137,13 @@ def test_init_writes_the_settings_of_the_recipes(tmp_path, name) -> None:
     assert written.schedule == recipe.schedule
 
 
+class EndOfInput(io.StringIO):
+    """A terminal without further input."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def test_mistakes_of_init_are_named_and_write_nothing(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
@@ -154,6 +167,11 @@ def test_mistakes_of_init_are_named_and_write_nothing(tmp_path, capsys, monkeypa
     ]:
         assert main(["init", *options]) == 2
         assert message in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", None)  # closed
+    assert main(["init"]) == 2
+    monkeypatch.setattr("sys.stdin", EndOfInput())  # Ctrl-D in a terminal
+    assert main(["init"]) == 2
+    assert capsys.readouterr().err.count("mtl init needs --for where no terminal can answer") == 2
     assert [path.name for path in tmp_path.glob("*.toml*")] == ["old.toml"]
 
 

@@ -47,6 +47,13 @@ def test_a_dry_run_refuses_what_training_would_refuse(config, tmp_path, capsys) 
     refused = ["train", str(config), "--dry-run", "--out", str(tmp_path / "run")]
     assert main(refused) == 2
     assert "already holds a run" in capsys.readouterr().err
+    # An interrupted copy of a run, or files of something else.
+    (tmp_path / "run" / "config.toml").unlink()
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    assert main(refused) == 2
+    assert "it has metrics.jsonl, which a run would replace" in capsys.readouterr().err
+    assert main(["train", str(config), "--out", ""]) == 2
+    assert "--out is empty" in capsys.readouterr().err
     assert (
         main(
             [

@@ -268,7 +268,7 @@ def test_a_run_in_progress_is_evaluated_on_validation(copy) -> None:
 
 def test_a_run_without_checkpoint_or_log_line_has_a_report(copy) -> None:
     folder = RunFolder.open(copy)
-    folder.update_provenance({}, remove=["finished", "validation", "steps"])
+    folder.update_provenance({}, remove=["finished", "validation", "steps", "saved"])
     shutil.rmtree(copy / "checkpoints")
     folder.metrics.unlink()
     page = reported(copy)

@@ -12,6 +12,7 @@ from study_toys import PLUGIN, STUDY, dots_run
 import mtlcore
 from mtlcore import MtlError
 from mtlcore.study.again import differences
+from mtlcore.study.launchers.one import numbered
 from mtlcore.study.new import new_study
 from mtlcore.study.plan import Plan
 from mtlcore.study.read import read
@@ -110,6 +111,18 @@ def test_an_experiment_or_a_folder_in_place_of_a_study_is_an_error(folder):
         Study.load(folder / "base.toml")
     with pytest.raises(MtlError, match=r"is a folder: expected a study"):
         Study.load(folder)
+
+
+def test_files_of_others_in_the_folder_of_a_study_are_not_replaced(folder):
+    study = Study.load(written(folder, STUDY), folder / "mine")
+    (folder / "mine").mkdir()
+    for name in ("table.md", "study.toml"):
+        (folder / "mine" / name).write_text("my notes")
+    for write in (study.table, lambda: numbered(study), lambda: study.train(say=str)):
+        with pytest.raises(MtlError, match=r"its study\.toml, table\.md would be replaced: choose"):
+            write()
+    assert (folder / "mine" / "table.md").read_text() == "my notes"
+    assert len(list((folder / "mine").iterdir())) == 2
 
 
 def test_an_arm_that_sets_its_steps_trains_that_many(folder):

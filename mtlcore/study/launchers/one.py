@@ -31,8 +31,8 @@ def numbered(study: Study, arms: Sequence[str] = ()) -> list[str]:
     for arm in arms:
         plan.arm(arm)  # raises on an unknown arm
     names = [run.name for run in selected(plan, arms)]
+    study.claim()
     with write_errors_as_mtl_error(study.folder):
-        study.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(study.folder / LIST, "".join(f"{name}\n" for name in names).encode())
     return names
 

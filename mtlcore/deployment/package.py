@@ -103,10 +103,8 @@ def write_package(
     config = _config(folder, experiment, checkpoint.step, weights)
     preprocessor = _preprocessor(experiment)
     provenance, text = folder.provenance(), _text_of(study)
-    measured = evaluation
-    if measured is None:
-        folder.log.require(checkpoint.manifest().log)
-        measured = folder.log.validation_at(checkpoint.step)
+    folder.log.require(checkpoint.manifest().log)
+    measured = folder.log.validation_at(checkpoint.step) if evaluation is None else evaluation
     card = model_card(config, preprocessor, provenance, measured, license_name, text)
 
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.tmp")

@@ -36,7 +36,7 @@ def range_test(experiment: Experiment, low: float, high: float, steps: int) -> R
     """
     train = evolve(experiment.train, steps=steps, epochs=None)
     trainer = Trainer(evolve(experiment, train=train))
-    lrs, losses, latest = [], list[float](), dict[str, float]()
+    lrs, losses, latest = list[float](), list[float](), dict[str, float]()
     for lr in np.geomspace(low, high, steps).tolist():
         trainer.lr = lr
         new = {k: experiment.entries[k].weight * float(x) for k, x in trainer.step().items()}

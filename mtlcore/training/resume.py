@@ -52,6 +52,13 @@ def record_changes(checkpoints: Checkpoints, experiment: Experiment) -> None:
     folder.update_provenance({"changed": [*history, entry]})
     for line in changes:
         checkpoints.callbacks.note(line)
+    model = train_state.model
+    coupled = [label for label, head in model.heads.items() if getattr(head, "coupled", False)]
+    if coupled and any(line.startswith("train.devices") for line in changes):
+        checkpoints.callbacks.note(
+            f"from now on, the loss of {', '.join(coupled)} compares another number of samples: "
+            "those of one micro-batch of all devices"
+        )
     if any(line.startswith(("train.steps", "train.epochs")) for line in changes):
         checkpoints.callbacks.note(
             f"from now on, the learning-rate schedule is that of a run of {train_state.steps} steps"

@@ -394,12 +394,34 @@ def test_tensorboard_shows_the_log_and_drops_what_a_resumed_run_writes_again(tmp
         assert scalars(run, name) == expected
 
 
+TURNED = """
+from attrs import frozen
+from mtl_pretexts.rotation import Rotation
+from torchmetrics.classification import MulticlassConfusionMatrix
+from mtlcore import hookimpl
+
+@frozen
+class Turned(Rotation):
+    name = "turned"
+
+    def metrics(self):
+        return {"confusion": MulticlassConfusionMatrix(4)}
+
+@hookimpl
+def mtl_components():
+    return [Turned]
+"""
+
+
 def test_tensorboard_shows_confusion_matrices_and_at_the_end_the_sheet_of_the_pretexts(tmp_path):
     run = tmp_path / "run"
-    tables = "[callback.tensorboard]\n[pretext.puzzling]\ngrid = 2\n"
-    train(experiment(tmp_path, tables, "train.steps=8", "train.eval_every=4"), run)
+    tables = "[callback.tensorboard]\n[pretext.puzzling]\ngrid = 2\n[pretext.turned]\n"
+    plugin = tmp_path / "turned.py"
+    plugin.write_text(TURNED)
+    train(load(config(tmp_path, tables, plugin), ["train.steps=8", "train.eval_every=4"]), run)
     found = EventAccumulator(str(run / "tensorboard")).Reload()
-    assert [image.step for image in found.Images("quarter/confusion")] == [4, 8]
+    for name in ("quarter/confusion", "turned/confusion"):
+        assert [image.step for image in found.Images(name)] == [4, 8]
     assert [image.step for image in found.Images("preview")] == [8]
     assert "callback_failures" not in RunFolder(run).provenance()
 

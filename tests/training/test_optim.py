@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from mtlcore import MtlError
 from mtlcore.config.experiment import Schedule, Train
 from mtlcore.training.optim import lr_at
 from mtlcore.training.record import Record
+from mtlcore.training.setup import _steps
 
 
 def test_cosine_warms_up_linearly_and_ends_near_zero():
@@ -40,6 +42,12 @@ def test_exactly_one_of_steps_and_epochs_must_be_set():
         Train(steps=1, epochs=1.0)
     with pytest.raises(MtlError, match="epochs"):
         Train()
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1.1, 110), (0.07, 7), (0.001, 1), (2, 200)])
+def test_epochs_are_rounded_up_to_whole_steps_but_not_by_rounding_errors(epochs, steps):
+    experiment = SimpleNamespace(train=Train(epochs=epochs))
+    assert _steps(experiment, SimpleNamespace(steps_per_epoch=100)) == steps
 
 
 def logged(loss: float, skipped: bool) -> dict[str, torch.Tensor]:

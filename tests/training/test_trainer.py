@@ -19,7 +19,7 @@ from attrs import evolve
 from dots_run import BODY, DOTS, PUZZLING, REPORTERS, TRAIN, weights
 from safetensors.torch import load_file
 
-from mtlcore import MtlError
+from mtlcore import MtlError, Trainer
 from mtlcore.callbacks.progress import SilentReporter
 from mtlcore.checkpoints import FORMAT
 from mtlcore.cli import main
@@ -30,6 +30,7 @@ from mtlcore.evaluation.evaluate import evaluate
 from mtlcore.runs import RunFolder
 from mtlcore.training.devices import with_micro_batches
 from mtlcore.training.provenance import resolved
+from mtlcore.training.resume import record_changes
 from mtlcore.training.setup import frozen_at_random
 from mtlcore.training.trainer import train
 
@@ -62,6 +63,16 @@ def config(tmp_path: Path) -> Path:
 
 def experiment(config: Path, *overrides: str) -> Experiment:
     return load(config, overrides)
+
+
+class Said(SilentReporter):
+    """Keeps all messages."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
 
 
 def mtl(*words: str | Path, **options) -> subprocess.CompletedProcess[str]:
@@ -417,6 +428,29 @@ def test_a_resumed_run_accepts_another_number_of_devices_and_no_other_key(config
     assert train_command(resume=run, set_=("train.devices=1",)) == 0
     with pytest.raises(MtlError, match=r"micro_batches = 4 .* 3 devices.* 1, 2, 4$"):
         with_micro_batches(load(run / "config.toml"), 3)
+
+
+def test_a_loss_that_compares_samples_is_named_when_the_number_of_devices_changes(config, tmp_path):
+    run = tmp_path / "run"
+    alone = ("train.micro_batches=2", "train.steps=1")
+    told = []
+    for pretext in ("barlow_twins", "puzzling"):
+        text = CONFIG.replace("[pretext.puzzling]\ngrid = 2", f"[pretext.{pretext}]")
+        config.write_text(text)
+        shutil.rmtree(run, ignore_errors=True)
+        trainer = Trainer(experiment(config, *alone), run, progress=(said := Said()))
+        trainer.save()
+        two = evolve(trainer.experiment, train=evolve(trainer.experiment.train, devices=2))
+        record_changes(trainer.parts.checkpoints, two)
+        assert "train.devices: 1 before, 2 now" in said.lines
+        told.append([line for line in said.lines if "another number of samples" in line])
+    assert told == [
+        [
+            "from now on, the loss of barlow_twins compares another number of samples: those of "
+            "one micro-batch of all devices"
+        ],
+        [],
+    ]
 
 
 # ---------------------------------------------------------------------------- what it refuses

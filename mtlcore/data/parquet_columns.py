@@ -25,7 +25,8 @@ def is_scalar(kind: pa.DataType) -> bool:
     is_text = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
     if kinds.is_dictionary(kind):
         return is_scalar(kind.value_type)
-    return bool(is_text or kinds.is_primitive(kind) or kinds.is_decimal(kind))
+    is_plain = kinds.is_primitive(kind) or kinds.is_decimal(kind) or kinds.is_null(kind)
+    return bool(is_text or is_plain)
 
 
 def is_number(kind: pa.DataType) -> bool:
@@ -91,7 +92,7 @@ def texts_of(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def named(column: pa.ChunkedArray, names: list[str]) -> pa.ChunkedArray:
     """Return class numbers as class names. null and numbers without a name, such as -1, are ""."""
     known = pc.and_(pc.greater_equal(column, 0), pc.less(column, len(names)))
-    positions = pc.if_else(known, column, None)
+    positions = pc.if_else(known, column, None).cast(pa.int64())  # null has no `take`
     found = pa.chunked_array([pa.array(names, pa.large_string())]).take(positions)
     return pc.fill_null(found, "")
 

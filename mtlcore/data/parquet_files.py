@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections import OrderedDict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,20 @@ _PART = re.compile(r"[-_.]?\d+(-of-\d+)?$")  # of a file name: train-00000-of-00
 class ParquetFiles:
     """A parquet file, or all of them in a folder, in the order of their names.
 
+    schema: the columns with a type that holds the values of all files: string for a dictionary of
+    strings, int64 for int32 and int64. Where types contradict, that of the first file.
+
     Several threads may read. Raises MtlError if there is none, if one can't be read, or if one has
-    other columns than the first.
+    a column twice or other columns than the first.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.files = _listed(path)
         metadata = [_metadata(file) for file in self.files]
-        self.schema: pa.Schema = metadata[0].schema.to_arrow_schema()
-        for file, found in zip(self.files, metadata):
-            if found.schema.to_arrow_schema().names != self.schema.names:
-                raise MtlError(f"parquet: {file} has other columns than {self.files[0]}")
+        self._schemas = [found.schema.to_arrow_schema() for found in metadata]
+        _require_same_names(self.files, self._schemas)
+        self.schema: pa.Schema = _joined(self._schemas)
         groups: list[tuple[int, int, int]] = []  # file, row group, rows
         for number, of_file in enumerate(metadata):
             for group in range(of_file.num_row_groups):
@@ -55,13 +58,38 @@ class ParquetFiles:
         return sum(self.rows_of_file)
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """Return a whole column; `image.path` is one field of a column of structs."""
-        parts = [self._read(file, [name]) for file in self.files]
-        found = pa.concat_tables(parts)
+        """Return a whole column; `image.path` is one field of a column of structs.
+
+        Raises MtlError if its types in two files contradict.
+        """
+        parts: list[pa.Table] = []
+        for file, rows in zip(self.files, self.rows_of_file):
+            part = _with_plain_columns(self._read(file, [name]))
+            if not part.num_columns:  # the field of a column of type null
+                part = _nulls(name.partition(".")[0], rows)
+            parts.append(part)
+        try:
+            found = pa.concat_tables(parts, promote_options="permissive")
+        except pa.ArrowException as error:
+            raise self._contradiction(name, error) from error
         column = found.column(0)
         for field in name.split(".")[1:] if name not in found.column_names else ():
             column = pa.chunked_array([chunk.field(field) for chunk in column.chunks])
         return column
+
+    def _contradiction(self, name: str, error: pa.ArrowException) -> MtlError:
+        """Return the error for a column that can't be joined, with two files that contradict."""
+        column = name if name in self.schema.names else name.partition(".")[0]
+        fields = [schema.field(column) for schema in self._schemas]
+        for later, earlier in ((i, k) for i in range(len(fields)) for k in range(i)):
+            if _merged(_plain_field(fields[earlier]), _plain_field(fields[later])) is None:
+                return MtlError(
+                    f"parquet: {self.files[later]}: the column {column!r} is {fields[later].type}, "
+                    f"but {fields[earlier].type} in {self.files[earlier]}; expected one type in "
+                    "all files"
+                )
+        # Such as an integer that is too large for the floats of another file.
+        return MtlError(f"parquet: {self.path}: the column {column!r} can't be read: {error}")
 
     def is_valid(self, name: str) -> pa.Array:
         """Return which cells of a column are not null, (N,) bool, one file at a time."""
@@ -96,7 +124,8 @@ class ParquetFiles:
         """Return the names of all rows."""
         parts: list[pa.Array] = []
         for file, rows in zip(self.files, self.rows_of_file):
-            parts.append(pa.array([f"{self._short(file)}:{row}" for row in range(rows)]))
+            names = [f"{self._short(file)}:{row}" for row in range(rows)]
+            parts.append(pa.array(names, pa.string()))  # of an empty file, too
         return pa.chunked_array(parts, pa.string())
 
     def nulls(self, leaf: str) -> int:
@@ -111,7 +140,9 @@ class ParquetFiles:
                 of_group = metadata.row_group(group)
                 for number in range(of_group.num_columns):
                     column = of_group.column(number)
-                    if column.path_in_schema == leaf and column.statistics is not None:
+                    # In a file without values, the whole column may be of type null.
+                    is_leaf = column.path_in_schema in (leaf, leaf.partition(".")[0])
+                    if is_leaf and column.statistics is not None:
                         total += column.statistics.null_count or 0
         return total
 
@@ -160,6 +191,56 @@ def _listed(path: Path) -> list[Path]:
     if not found:
         raise MtlError(f"parquet: {path} holds no file whose name ends in .parquet")
     return found
+
+
+def _require_same_names(files: list[Path], schemas: list[pa.Schema]) -> None:
+    """Raise MtlError if a file has a column twice, or other columns than the first."""
+    for file, schema in zip(files, schemas):
+        repeated = sorted({name for name in schema.names if schema.names.count(name) > 1})
+        if repeated:
+            raise MtlError(f"parquet: {file} has the column {repeated[0]!r} more than once")
+        if schema.names != schemas[0].names:
+            raise MtlError(f"parquet: {file} has other columns than {files[0]}")
+
+
+def _joined(schemas: list[pa.Schema]) -> pa.Schema:
+    """Return the types that hold the values of all files, as `ParquetFiles.schema`."""
+    # Writers choose the types of each file from its values: pandas writes a column without values
+    # as null, and polars as large_string what others write as string.
+    fields = [_plain_field(field) for field in schemas[0]]
+    for before, schema in pairwise(schemas):
+        if not schema.equals(before):
+            for i, field in enumerate(schema):
+                fields[i] = _merged(fields[i], _plain_field(field)) or fields[i]
+    return pa.schema(fields, schemas[0].metadata)
+
+
+def _merged(one: pa.Field, other: pa.Field) -> pa.Field | None:
+    """Return a field that holds the values of both, None if their types contradict."""
+    schemas = [pa.schema([one]), pa.schema([other])]
+    try:
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0)
+    except pa.ArrowException:
+        return None
+
+
+def _plain_field(field: pa.Field) -> pa.Field:
+    """Return a field with the type of its values: string for a dictionary of strings."""
+    kind = field.type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_string_view(kind):
+        kind = pa.string()
+    return pa.field(field.name, kind)
+
+
+def _with_plain_columns(table: pa.Table) -> pa.Table:
+    """Return a table whose columns have the types of `_plain_field`."""
+    return table.cast(pa.schema([_plain_field(field) for field in table.schema]))
+
+
+def _nulls(name: str, rows: int) -> pa.Table:
+    return pa.table({name: pa.nulls(rows)})
 
 
 def _metadata(file: Path) -> pq.FileMetaData:

@@ -94,6 +94,52 @@ def test_lists_become_one_annotation(hub):
     assert index.annotations["box"].tolist() == [[1, 2, 3, 4]] * 10
 
 
+def test_files_may_differ_in_the_types_that_their_values_gave_them(tmp_path, subtests):
+    plain, none = {"label": ["a", "b"]}, {"label": pa.array([None], pa.null())}
+    number = {"label": pa.array([1], pa.int32())}
+    cases = {
+        "empty first": ([{"label": pa.array([], pa.null())}, plain], ["a", "b"]),
+        "empty last": ([plain, {"label": pa.array([], pa.string())}], ["a", "b"]),
+        "empty alone": ([{"label": pa.array([], pa.string())}], []),
+        "without a label": ([none, plain], ["", "a", "b"]),
+        "without any label": ([none], [""]),
+        "widths of numbers": ([number, {"label": [2]}, {"label": [2.5]}], [1, 2, 2.5]),
+        "a dictionary": ([plain, {"label": pa.array(["c"]).dictionary_encode()}], ["a", "b", "c"]),
+    }
+    for name, (files, expected) in cases.items():
+        with subtests.test(name):
+            for number, columns in enumerate(files):
+                images = pa.array([png(9)] * len(columns["label"]), pa.binary())
+                write(tmp_path / name / f"{number}.parquet", {"image": images, **columns})
+            dataset = Parquet(tmp_path / name)
+            index = dataset.index()
+            assert index.annotations["label"].tolist() == expected
+            assert all(dataset.decode(index, i).image[0, 0, 0] == 9 for i in range(len(index)))
+
+
+def test_a_file_without_any_image_is_read(tmp_path):
+    image = {"bytes": png(9), "path": "a.png"}
+    write(tmp_path / "a.parquet", {"image": [image]})
+    write(tmp_path / "b.parquet", {"image": pa.array([None], pa.null())})
+    dataset = Parquet(tmp_path)
+    index = dataset.index()
+    assert index.keys.tolist() == ["a.parquet:0", "b.parquet:0"]
+    assert dataset.decode(index, 0).image[0, 0, 0] == 9
+    with pytest.raises(MtlError, match=r"b\.parquet:0 is not a readable image"):
+        dataset.decode(index, 1)
+
+
+def test_types_that_contradict_matter_where_they_are_read(tmp_path):
+    write(tmp_path / "a.parquet", {"image": [png(0)], "label": ["x"], "id": [1]})
+    write(tmp_path / "b.parquet", {"image": [png(1)], "label": ["y"], "id": ["2"]})
+    with pytest.raises(
+        MtlError, match=r"b\.parquet: the column 'id' is string, but int64 in .*a\.p"
+    ):
+        Parquet(tmp_path).index()
+    index = Parquet(tmp_path, columns={"label": "label"}, attributes=()).index()
+    assert index.annotations["label"].tolist() == ["x", "y"]
+
+
 def test_numbers_may_be_class_names(tmp_path):
     file = write(tmp_path / "a.parquet", {"image": [png(0), png(1)], "kind": [3, 4]})
     assert Parquet(file).index().annotations["kind"].tolist() == [3.0, 4.0]
@@ -136,6 +182,8 @@ def test_bad_files_are_named(tmp_path, subtests):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.parquet").write_text("no parquet")
     write(tmp_path / "two" / "a.parquet", image)
+    twice = pa.table([image["image"], ["x"], ["y"]], ["image", "kind", "kind"])
+    pq.write_table(twice, tmp_path / "twice.parquet")
     write(tmp_path / "two" / "b.parquet", {**image, "kind": ["x"]})
     cases = {
         "a.parquet has no column 'image' (path); did you mean 'images'": (
@@ -153,6 +201,7 @@ def test_bad_files_are_named(tmp_path, subtests):
         "text.parquet can't be read": (tmp_path / "text.parquet", {}),
         "nowhere.parquet can't be read: No such file": (tmp_path / "nowhere.parquet", {}),
         "empty holds no file whose name ends in .parquet": (tmp_path / "empty", {}),
+        "twice.parquet has the column 'kind' more than once": (tmp_path / "twice.parquet", {}),
         "b.parquet has other columns than": (tmp_path / "two", {}),
         "the column 'box' has lists of different lengths": (
             write(tmp_path / "d.parquet", {"image": [png(0)] * 2, "box": [[1], [1, 2]]}),

@@ -11,6 +11,8 @@ The mask of an image has its name, with an ending of its own: `images/a/1.jpg`, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -176,9 +178,16 @@ class ImageMask(Dataset):
             folder = key.partition("/")[0] + "/"  # of a split
         stem, _ = _split_ending(key.removeprefix(f"{folder}{self.images}/"))
         base = self.root / folder / self.masks
-        endings = (*MASKS, *map(str.upper, MASKS))
-        files = (base / f"{stem}{ending}" for ending in endings)
+        files = (base / f"{stem}{ending}" for ending in _in_any_case(MASKS))
         return next((file for file in files if file.is_file()), None)
+
+
+def _in_any_case(endings: tuple[str, ...]) -> Iterator[str]:
+    """Yield the endings in lower case, in upper case, and in every mixture: ".Png"."""
+    yield from endings
+    yield from map(str.upper, endings)
+    for ending in endings:
+        yield from map("".join, product(*((one, one.upper()) for one in ending)))
 
 
 def _split_ending(key: str) -> tuple[str, str]:

@@ -56,10 +56,13 @@ def test_splits_are_folders_and_an_image_without_a_mask_has_no_label(tmp_path):
 def test_without_splits_both_folders_lie_in_the_root_under_any_names(tmp_path):
     photo(tmp_path / "rgb" / "1.png")
     mask(tmp_path / "labels" / "1.PNG", NUMBERS)
+    photo(tmp_path / "rgb" / "2.png")
+    mask(tmp_path / "labels" / "2.Png", NUMBERS)
     dataset = ImageMask(tmp_path, annotation="kind", images="rgb", masks="labels")
     index = dataset.index()
     assert index.split is None
-    np.testing.assert_array_equal(dataset.decode(index, 0).maps["kind"], NUMBERS)
+    for i in range(2):
+        np.testing.assert_array_equal(dataset.decode(index, i).maps["kind"], NUMBERS)
 
 
 def test_numbers_are_gray_a_palette_16_bits_or_a_table_of_colors(tmp_path, subtests):

@@ -36,7 +36,9 @@ from mtlcore import (
 )
 from mtlcore.augment.levels import Validation
 from mtlcore.cli import main
+from mtlcore.contracts.answers import AnswerFormat
 from mtlcore.data.images import shrink
+from mtlcore.evaluation.augmented import in_words
 from mtlcore.model.preprocess import Preprocess
 from mtlcore.prediction.results import Prediction, answer_in_words
 from mtlcore.prediction.sources import items_of
@@ -178,6 +180,23 @@ def test_points_are_in_the_pixels_of_the_image_and_maps_have_shares() -> None:
     assert answer_in_words(answer) == "map (2), sky 0.25, sea 0.75"
 
 
+def test_numbers_may_have_the_names_of_other_answers(
+    predictor: Predictor, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("label", "labels"):
+        (answer,) = Regression(outputs=(name, "b")).answer(torch.tensor([[10.2, 3.0]]))
+        assert answer_in_words(answer) == f"{name} 10.2, b 3"
+        assert in_words(answer) == f"{name} 10 b 3"
+
+    pyarrow = pytest.importorskip("pyarrow.parquet")
+    number = AnswerFormat("values", ("label",))
+    monkeypatch.setattr(Regression, "answer_format", lambda _: number)
+    row = predictor(photos / "00.png")[0].as_row()
+    with parquet_table(tmp_path / "t.parquet", predictor.column_types()) as write:
+        write(row)
+    assert pyarrow.read_table(tmp_path / "t.parquet").to_pylist() == [row]
+
+
 def test_the_batch_size_and_the_neighbors_do_not_matter(run: Run, photos: Path) -> None:
     one = run.predictor(device="cpu", batch_size=1)(photos)
     other = run.predictor(device="cpu", batch_size=32)(photos)
@@ -258,7 +277,7 @@ def test_links_to_folders_and_folders_that_are_closed_are_named(
 def test_parquet_holds_names_of_any_bytes_and_any_class(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow.parquet")
     row = {"file": "caf\udce9.png", "mood/label": "label", "mood/probabilities/label": 0.5}
-    with parquet_table(tmp_path / "t.parquet", list(row)) as write:
+    with parquet_table(tmp_path / "t.parquet", {k: type(v) for k, v in row.items()}) as write:
         write(row)
     (read,) = pyarrow.read_table(tmp_path / "t.parquet").to_pylist()
     assert read == row | {"file": "caf\\udce9.png"}

@@ -127,10 +127,10 @@ def _write_predictions(
     prints = json or (csv is None and parquet is None)
     number = failed = 0
     with ExitStack() as stack:
-        columns = predictor.columns()
+        columns = predictor.column_types()
         writers: list[WriteRow] = []
         if csv is not None:
-            writers.append(stack.enter_context(csv_table(csv, columns)))
+            writers.append(stack.enter_context(csv_table(csv, list(columns))))
         if parquet is not None:
             writers.append(stack.enter_context(parquet_table(parquet, columns)))
         pages = None if draw is None else _Pages(draw)

@@ -172,11 +172,13 @@ class _Labels:
 
 def in_words(answer: Answer, dense: str = "") -> str:
     """Return an answer in a few words; `dense` for a map or points."""
-    if "label" in answer:
-        return str(answer["label"])
-    if "labels" in answer:
-        return ", ".join(answer["labels"]) or "-"
-    if "map" in answer or "points" in answer:
+    # By the form of the values: a number may be named "label", too.
+    label, labels = answer.get("label"), answer.get("labels")
+    if isinstance(label, str):
+        return label
+    if isinstance(labels, list):
+        return ", ".join(labels) or "-"
+    if isinstance(answer.get("map"), list) or isinstance(answer.get("points"), list):
         return dense
     if len(answer) == 1:
         return f"{next(iter(answer.values())):.3g}"

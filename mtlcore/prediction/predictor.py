@@ -99,9 +99,15 @@ class Predictor:
 
     def columns(self) -> list[str]:
         """Return the columns of the rows of this predictor, in order."""
+        return list(self.column_types())
+
+    def column_types(self) -> dict[str, type]:
+        """Return column -> type of its values: str, int or float, in the order of a row."""
         gray = np.full((*self.preprocess.stored, 3), 128, dtype=np.uint8)
         (region,) = self._answered([Region(Prediction(""), gray, self.preprocess.stored)])
-        return list(region.prediction.as_row())
+        row = region.prediction.as_row()
+        types = {name: str if isinstance(value, str) else float for name, value in row.items()}
+        return types | {"frame": int}
 
     def _answered(self, regions: Sequence[Region], drawn: bool = False) -> list[PredictedRegion]:
         """Predict one batch of regions. Regions with an error do not change."""

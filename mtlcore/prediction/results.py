@@ -113,12 +113,14 @@ class PredictedImage:
 
 def answer_in_words(answer: Answer) -> str:
     """Return the label, the labels or the numbers of an answer as one line."""
-    if "label" in answer:
+    # By the form of the values: a number may be named "label", too.
+    label, labels = answer.get("label"), answer.get("labels")
+    if isinstance(label, str):
         probability = answer.get("probability")
         shown = f" {probability:.2f}" if isinstance(probability, float) else ""
-        return f"{answer['label']}{shown}"
-    if "labels" in answer:
-        return ", ".join(answer["labels"]) or "none"
+        return f"{label}{shown}"
+    if isinstance(labels, list):
+        return ", ".join(labels) or "none"
     return ", ".join(_named(name, value) for name, value in answer.items())
 
 

@@ -6,16 +6,12 @@ An interrupted prediction leaves a valid file with all rows that were written.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import MtlError
 from ..files import write_errors_as_mtl_error
-
-if TYPE_CHECKING:
-    import pyarrow
 
 ROWS_AT_A_TIME = 1024  # in a row group of a parquet file
 
@@ -41,8 +37,8 @@ def csv_table(path: Path, columns: Sequence[str]) -> Iterator[WriteRow]:
 
 
 @contextmanager
-def parquet_table(path: Path, columns: Sequence[str]) -> Iterator[WriteRow]:
-    """Write a parquet file with these columns: numbers as float64 or int64, the rest as strings.
+def parquet_table(path: Path, columns: Mapping[str, type]) -> Iterator[WriteRow]:
+    """Write a parquet file with these columns of str, int or float.
 
     Raises MtlError if pyarrow is not installed, or if the file can't be written.
     """
@@ -52,7 +48,8 @@ def parquet_table(path: Path, columns: Sequence[str]) -> Iterator[WriteRow]:
         raise MtlError(
             f"{path}: parquet needs pyarrow: type `pip install pyarrow`, or write a csv"
         ) from error
-    schema = pyarrow.schema([(name, _type_of(name)) for name in columns])
+    types = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
+    schema = pyarrow.schema([(name, types[kind]) for name, kind in columns.items()])
     waiting: list[Row] = []
 
     with write_errors_as_mtl_error(path), pyarrow.parquet.ParquetWriter(path, schema) as writer:
@@ -78,13 +75,3 @@ def _text(value: object) -> object:
     if not isinstance(value, str):
         return value
     return value.encode("utf-8", "backslashreplace").decode()
-
-
-def _type_of(column: str) -> pyarrow.DataType:
-    import pyarrow
-
-    if column == "frame":
-        return pyarrow.int64()
-    is_answer = column.endswith(("/label", "/labels")) and "/probabilities/" not in column
-    is_text = column in ("file", "error") or is_answer
-    return pyarrow.string() if is_text else pyarrow.float64()

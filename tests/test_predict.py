@@ -256,6 +256,34 @@ def test_a_table_of_images_may_be_utf_16(tmp_path: Path, encoding: str) -> None:
     assert item.name == str(tmp_path / "für.png")
 
 
+def test_a_table_of_images_is_read_by_the_rules_of_the_dataset(
+    tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    table = tmp_path / "t.csv"
+    cases = {
+        "path;note\n a.png ;x\n": ["a.png"],
+        "path,note\na.png,x\n,\n,x\nb.png,1,2\nc.png,y\n": ["a.png", "t.csv", "t.csv", "c.png"],
+        'path,note\na.png,x\n"b.png,x\nc.png,y\n': ["a.png", "t.csv"],
+    }
+    for text, names in cases.items():
+        with subtests.test(text):
+            table.write_text(text)
+            assert [Path(item.name).name for item in items_of([table])] == names
+    with pytest.raises(MtlError, match="line 3: not 2 columns, over several lines: is a quote"):
+        list(items_of([table]))[1].open()
+    for text, message in {
+        "path,path\na.png,b.png\n": "the column 'path' more than once",
+        "path,note\n": r"t\.csv lists no image",
+        "photo\na.png\n": "has the columns photo: expected one of path, image",
+    }.items():
+        table.write_text(text)
+        with subtests.test(text), pytest.raises(MtlError, match=message):
+            list(items_of([table]))
+    table.write_text("path\nfür.png\n", encoding="cp1252")
+    with pytest.raises(MtlError, match=r"not UTF-8 text: line 2 .* Save it as UTF-8$"):
+        list(items_of([table]))
+
+
 def test_links_to_folders_and_folders_that_are_closed_are_named(
     tmp_path: Path, predictor: Predictor, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

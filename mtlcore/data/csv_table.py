@@ -13,7 +13,7 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 import numpy as np
 from attrs import Attribute, field, frozen
@@ -55,6 +55,11 @@ class Csv(Table):
     encoding: of the file, such as "cp1252" for a table from Excel on Windows (default: UTF-8 or
     UTF-16, whichever it is).
     """
+
+    encoding_advice: ClassVar[str] = (
+        'Save it as UTF-8, or set data.<label>.encoding, such as encoding = "cp1252" for a table '
+        "from Excel on Windows in Western Europe"
+    )
 
     encoding: str | None = field(default=None)
 
@@ -204,8 +209,7 @@ class Csv(Table):
         name = encoding.upper().removesuffix("-SIG")
         return MtlError(
             f"csv: {self.file} is not {name} text: line {line} holds the bytes {found!r}. "
-            f'Save it as UTF-8, or set data.<label>.encoding, such as encoding = "cp1252" for a '
-            f"table from Excel on Windows in Western Europe"
+            f"{self.encoding_advice}"
         )
 
 

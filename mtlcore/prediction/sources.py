@@ -7,21 +7,28 @@ folder can have any size, and a broken file affects only its own item.
 from __future__ import annotations
 
 import glob
-import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from heapq import merge
+from operator import itemgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from attrs import frozen
 from PIL import Image
 from torch import Tensor
 
+from ..contracts import Skipped
+from ..data.csv_table import Csv
 from ..data.folder import IMAGES
 from ..data.images import from_pillow, read_image
+from ..data.table import Rows
 from ..errors import MtlError
-from ..files import DETECTED_BYTES, open_file, text_encoding
+
+if TYPE_CHECKING:
+    import pyarrow
 
 VIDEOS = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 PATH_COLUMNS = ("path", "image", "file", "filename", "key")
@@ -127,7 +134,7 @@ def _of_folder(folder: Path) -> Iterator[Item]:
         for link in (Path(root, name) for name in folders):
             if link.is_symlink():
                 reason = f"{link} is a link to a folder, which is not followed"
-                yield Item(str(link), partial(_fail, reason))
+                yield _failed(str(link), reason)
         for name in sorted(files):
             full = Path(root, name)
             if full.suffix.lower() in IMAGES and not name.startswith("."):
@@ -157,31 +164,65 @@ def _is_video(path: str) -> bool:
     return Path(path).suffix.lower() in VIDEOS and os.path.isfile(path)  # noqa: PTH113 (as above)
 
 
-def _of_table(table: Path) -> Iterator[Item]:
-    """The images that a csv lists. Paths are relative to the folder of the table."""
-    import csv
+def _of_table(file: Path) -> Iterator[Item]:
+    """The images that a csv lists, by the rules of the dataset `csv`, one for each row.
 
-    try:
-        with open_file(table) as data:
-            encoding = text_encoding(data.read(DETECTED_BYTES))
-            data.seek(0)
-            rows = csv.DictReader(io.TextIOWrapper(data, encoding, newline=""))
-            columns = rows.fieldnames or []
-            name = next((column for column in PATH_COLUMNS if column in columns), None)
-            if name is None:
-                raise MtlError(
-                    f"{table} has the columns {', '.join(columns)}: expected one of "
-                    f"{', '.join(PATH_COLUMNS)}, with paths of images"
-                )
-            for row in rows:
-                path = table.parent / (row[name] or "")
-                yield Item(str(path), partial(read_image, path))
-    except UnicodeDecodeError as error:
-        raise MtlError(f"{table} can't be read: expected UTF-8 or UTF-16 ({error})") from error
-    except OSError as error:
-        raise MtlError(f"{table} can't be read: {error.strerror or error}") from error
-    except csv.Error as error:
-        raise MtlError(f"{table} can't be read: {error}") from error
+    Paths are relative to the folder of the table.
+    """
+    table = _Table(file)
+    names = table.column_names()
+    column = next((name for name in PATH_COLUMNS if name in names), None)
+    if column is None:
+        raise MtlError(
+            f"{file} has the columns {', '.join(names)}: expected one of "
+            f"{', '.join(PATH_COLUMNS)}, with paths of images"
+        )
+    skipped = Skipped()
+    rows = table.read_columns([column], skipped)
+    listed = _listed(file, rows.lines.tolist(), table.texts(column, names, rows))
+    # A row that can't be read keeps its place. Its name in `skipped` is "line 5".
+    broken: list[tuple[int, Item]] = []
+    for problem, lines in skipped.names.items():
+        for line in lines:
+            broken.append((int(line.split()[-1]), _failed(str(file), f"{line}: {problem}")))
+    broken.sort(key=itemgetter(0))
+    is_empty = True
+    for _, item in merge(listed, broken, key=itemgetter(0)):
+        is_empty = False
+        yield item
+    if is_empty:
+        raise MtlError(f"{file} lists no image: it has no row below the header line")
+
+
+class _Table(Csv):
+    """A table of images to predict."""
+
+    encoding_advice = "Save it as UTF-8"
+
+    def texts(self, column: str, names: Sequence[str], rows: Rows) -> Iterator[str | None]:
+        """Yield the cells of a column; None for a row without any text."""
+        import pyarrow.compute as pc
+
+        cells = rows.cells[column]
+        others: dict[str, pyarrow.ChunkedArray] = {}
+        if pc.any(pc.equal(cells, "")).as_py():
+            others = self.read_columns(names, Skipped()).cells
+        for row, cell in enumerate(cells):
+            text = cell.as_py()
+            is_blank = not text and not any(other[row].as_py() for other in others.values())
+            yield None if is_blank else text
+
+
+def _listed(
+    table: Path, lines: Sequence[int], paths: Iterator[str | None]
+) -> Iterator[tuple[int, Item]]:
+    """Yield the line and the image of each row, without blank rows."""
+    for line, path in zip(lines, paths):
+        if path:
+            full = table.parent / path
+            yield line, Item(str(full), partial(read_image, full))
+        elif path is not None:
+            yield line, _failed(str(table), f"line {line}: no path")
 
 
 def _of_video(path: str) -> Iterator[Item]:
@@ -200,7 +241,7 @@ def _of_video(path: str) -> Iterator[Item]:
                 yield Item(path, partial(_same, np.ascontiguousarray(upright)), number)
                 number += 1
         if not number:
-            yield Item(path, partial(_fail, f"{path} holds no frame"))
+            yield _failed(path, f"{path} holds no frame")
     except (av.FFmpegError, OSError, IndexError, ValueError) as error:
         # Frames before the error are predicted. The item has the number of the first lost frame.
         reason = f"{path} can't be decoded from frame {number} on: {error}"
@@ -226,7 +267,7 @@ def _of_pillow(image: Image.Image) -> Item:
     try:
         pixels = from_pillow(image)
     except MtlError as error:
-        return Item("", partial(_fail, str(error)))
+        return _failed("", str(error))
     return Item("", partial(_same, pixels))
 
 
@@ -266,6 +307,10 @@ def _pixels_of(tensor: Tensor) -> np.ndarray:
 
 def _same(image: np.ndarray) -> np.ndarray:
     return image
+
+
+def _failed(name: str, reason: str) -> Item:
+    return Item(name, partial(_fail, reason))
 
 
 def _fail(reason: str) -> np.ndarray:

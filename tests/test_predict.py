@@ -514,6 +514,15 @@ def test_no_file_is_overwritten(run: Run, photos: Path, tmp_path: Path, capsys) 
     assert "list.csv exists already: choose another name" in capsys.readouterr().err
     assert main([*predict, str(tmp_path), "--draw", str(tmp_path)]) == 2
     assert "the folder is not empty: choose another one" in capsys.readouterr().err
+    assert main([*predict, str(tmp_path), "--draw", str(table)]) == 2
+    assert "list.csv is a file: choose a new or empty folder" in capsys.readouterr().err
+    same = str(tmp_path / "new.csv"), str(tmp_path / "." / "new.csv")
+    for one, other in (("--csv", "--parquet"), ("--csv", "--draw"), ("--parquet", "--draw")):
+        assert main([*predict, str(tmp_path), one, same[0], other, same[1]]) == 2
+        assert f"{one} and {other} name the same file" in capsys.readouterr().err
+    in_a_file = ["--csv", str(tmp_path / "new.csv"), "--draw", str(table / "drawn")]
+    assert main([*predict, str(tmp_path), *in_a_file]) == 2
+    assert "Not a directory" in capsys.readouterr().err
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 

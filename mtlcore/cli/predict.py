@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -97,16 +97,34 @@ def predict(
 
 def _require_new(csv: Path | None, parquet: Path | None, draw: Path | None) -> None:
     """Raise MtlError if something would be overwritten. Called before any work."""
-    from ..files import is_folder, refuse_existing, write_errors_as_mtl_error
+    from ..files import exists, is_folder, refuse_existing, write_errors_as_mtl_error
 
+    _require_different({"--csv": csv, "--parquet": parquet, "--draw": draw})
     for table in (csv, parquet):
         if table is not None:
             refuse_existing(table)
-    if draw is None or not is_folder(draw):
+    if draw is None or not exists(draw):
         return
+    if not is_folder(draw):
+        raise MtlError(f"--draw {draw} is a file: choose a new or empty folder")
     with write_errors_as_mtl_error(draw):
         if any(draw.iterdir()):
             raise MtlError(f"--draw {draw}: the folder is not empty: choose another one")
+
+
+def _require_different(files: Mapping[str, Path | None]) -> None:
+    """Raise MtlError if two options name the same file. files: option -> its value."""
+    import os
+
+    option_of: dict[str, str] = {}
+    for option, file in files.items():
+        if file is None:
+            continue
+        other = option_of.setdefault(os.path.realpath(file), option)
+        if other != option:
+            raise MtlError(
+                f"{other} and {option} name the same file, {file}: choose another name for one"
+            )
 
 
 def _write_predictions(
@@ -128,12 +146,13 @@ def _write_predictions(
     number = failed = 0
     with ExitStack() as stack:
         columns = predictor.column_types()
+        # First of all: if the folder can't be made, no table is begun.
+        pages = None if draw is None else _Pages(draw)
         writers: list[WriteRow] = []
         if csv is not None:
             writers.append(stack.enter_context(csv_table(csv, list(columns))))
         if parquet is not None:
             writers.append(stack.enter_context(parquet_table(parquet, columns)))
-        pages = None if draw is None else _Pages(draw)
         bars = stack.enter_context(_bars(prints))
         for done, image in enumerate(predictor.images(*source, drawn=draw is not None), 1):
             for region in image.regions:

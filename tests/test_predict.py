@@ -41,7 +41,7 @@ from mtlcore.data.images import shrink
 from mtlcore.evaluation.augmented import in_words
 from mtlcore.model.preprocess import Preprocess
 from mtlcore.prediction.results import Prediction, answer_in_words
-from mtlcore.prediction.sources import items_of
+from mtlcore.prediction.sources import items_of, listing
 from mtlcore.prediction.tables import parquet_table
 from mtlcore.registry.catalog import catalog
 
@@ -302,6 +302,28 @@ def test_links_to_folders_and_folders_that_are_closed_are_named(
         predictor(tmp_path / "in")
 
 
+def test_a_glob_reads_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = [Path("g/a/1.png"), Path("g/a/b/2.png"), Path("g/3.png"), Path("g/a/4.txt")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    Path("g/empty").mkdir()
+    Path("g/link").symlink_to("a/b")
+
+    def names(pattern: str) -> list[str]:
+        return sorted(item.name for item in items_of([pattern]))
+
+    everything = ["g/3.png", "g/a/1.png", "g/a/4.txt", "g/a/b/2.png", "g/link/2.png"]
+    assert names("g/**") == everything
+    assert names("./g/**/*") == [f"./{name}" for name in everything]
+    assert names("g/**/[ab]") == ["g/a/1.png", "g/a/b/2.png"]
+    assert names("g/a*") == ["g/a/1.png", "g/a/b/2.png"]
+    assert listing(["g/**", "g/a*"]).count == 7
+    with pytest.raises(MtlError, match="g/empty holds no image"):
+        names("g/e*")
+
+
 def test_parquet_holds_names_of_any_bytes_and_any_class(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow.parquet")
     row = {"file": "caf\udce9.png", "mood/label": "label", "mood/probabilities/label": 0.5}
@@ -520,8 +542,13 @@ def test_no_file_is_overwritten(run: Run, photos: Path, tmp_path: Path, capsys) 
     for one, other in (("--csv", "--parquet"), ("--csv", "--draw"), ("--parquet", "--draw")):
         assert main([*predict, str(tmp_path), one, same[0], other, same[1]]) == 2
         assert f"{one} and {other} name the same file" in capsys.readouterr().err
+    assert main([*predict, str(tmp_path), "--draw", str(tmp_path / "drawn")]) == 2
+    assert f"drawn is below the source {tmp_path}, whose" in capsys.readouterr().err
+    pattern = str(photos.parent / photos.name.replace("p", "[p]"))
+    assert main([*predict, pattern, "--draw", str(photos / "new" / "drawn")]) == 2
+    assert f"drawn is below the source {photos}, whose" in capsys.readouterr().err
     in_a_file = ["--csv", str(tmp_path / "new.csv"), "--draw", str(table / "drawn")]
-    assert main([*predict, str(tmp_path), *in_a_file]) == 2
+    assert main([*predict, str(photos), *in_a_file]) == 2
     assert "Not a directory" in capsys.readouterr().err
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
@@ -573,11 +600,10 @@ def test_a_broken_video_is_a_row_with_the_reason(tmp_path: Path, predictor: Pred
 
 
 def test_images_are_counted_without_decoding_them(photos: Path, tmp_path: Path) -> None:
-    from mtlcore.prediction.sources import count_of
-
-    assert count_of([str(photos), str(photos / "0*.png"), str(photos / "table.csv"), "x.png"]) == 91
+    sources = [str(photos), str(photos / "0*.png"), str(photos / "table.csv"), "x.png"]
+    assert listing(sources).count == 91
     video = video_of([np.zeros((32, 32, 3), np.uint8)] * 7, tmp_path / "clip.mp4")
-    assert count_of([str(video)]) == 7
+    assert listing([str(video)]).count == 7
 
 
 @pytest.mark.slow

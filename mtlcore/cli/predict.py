@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..contracts import Detector
     from ..prediction.predictor import Predictor
     from ..prediction.results import PredictedImage, Prediction
+    from ..prediction.sources import Listing
     from ..prediction.tables import WriteRow
 
 
@@ -67,6 +68,7 @@ def predict(
     device
         The device, such as cpu or cuda:1; default: a GPU if there is one.
     """
+    from ..prediction.sources import listing
     from ._predictor import open_predictor
     from ._shared import print_line
 
@@ -76,6 +78,9 @@ def predict(
             f"mtl predict {run} photos/"
         )
     _require_new(csv, parquet, draw)
+    found = listing(source)
+    if draw is not None:
+        _require_outside(draw, found.folders)
     predictor = open_predictor(
         run,
         detector=_detector(run, detector, set_, plugin),
@@ -85,7 +90,7 @@ def predict(
         checkpoint=checkpoint,
         device=device,
     )
-    number, failed = _write_predictions(predictor, source, csv, parquet, json, draw)
+    number, failed = _write_predictions(predictor, found, csv, parquet, json, draw)
     if not json:
         predictions = "prediction" if number == 1 else "predictions"
         print_line(f"{number} {predictions}, {failed} without an answer")
@@ -112,6 +117,20 @@ def _require_new(csv: Path | None, parquet: Path | None, draw: Path | None) -> N
             raise MtlError(f"--draw {draw}: the folder is not empty: choose another one")
 
 
+def _require_outside(draw: Path, folders: Sequence[Path]) -> None:
+    """Raise MtlError if the drawings would be in a folder that is read: they are images, too."""
+    import os
+
+    from ..data.images import is_below
+
+    for folder in folders:
+        if is_below(os.path.realpath(folder), os.path.realpath(draw)):
+            raise MtlError(
+                f"--draw {draw} is below the source {folder}, whose images are predicted: choose a "
+                "folder outside of it"
+            )
+
+
 def _require_different(files: Mapping[str, Path | None]) -> None:
     """Raise MtlError if two options name the same file. files: option -> its value."""
     import os
@@ -129,7 +148,7 @@ def _require_different(files: Mapping[str, Path | None]) -> None:
 
 def _write_predictions(
     predictor: Predictor,
-    source: Sequence[str],
+    found: Listing,
     csv: Path | None,
     parquet: Path | None,
     json: bool,
@@ -138,10 +157,8 @@ def _write_predictions(
     """Predict, and write what the options ask for. -> the number of predictions, and of errors."""
     from contextlib import ExitStack
 
-    from ..prediction.sources import count_of
     from ..prediction.tables import csv_table, parquet_table
 
-    total = count_of(source)
     prints = json or (csv is None and parquet is None)
     number = failed = 0
     with ExitStack() as stack:
@@ -154,7 +171,7 @@ def _write_predictions(
         if parquet is not None:
             writers.append(stack.enter_context(parquet_table(parquet, columns)))
         bars = stack.enter_context(_bars(prints))
-        for done, image in enumerate(predictor.images(*source, drawn=draw is not None), 1):
+        for done, image in enumerate(predictor.images(*found.sources, drawn=draw is not None), 1):
             for region in image.regions:
                 number += 1
                 failed += bool(region.prediction.error)
@@ -164,8 +181,8 @@ def _write_predictions(
                     _print(region.prediction, json)
             if pages is not None:
                 pages.write(image)
-            if total is not None:
-                bars.progress("images", done, total)
+            if found.count is not None:
+                bars.progress("images", done, found.count)
     return number, failed
 
 

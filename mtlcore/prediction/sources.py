@@ -89,23 +89,38 @@ def items_of(sources: Iterable[Source | Iterable[Source]]) -> Iterator[Item]:
             )
 
 
-def count_of(paths: Iterable[str]) -> int | None:
-    """Return how many images these paths and globs hold, without decoding any.
+@frozen
+class Listing:
+    """What paths and globs hold, found without decoding an image.
 
-    None if a video does not declare its frames. Raises MtlError as `items_of` does.
+    sources: what `items_of` reads: the paths, and what the globs match now, not later.
+    folders: those that are read, with all that is below them.
+    count: of images; None if a video does not declare its frames.
     """
-    total = 0
+
+    sources: Sequence[Source]
+    folders: Sequence[Path]
+    count: int | None
+
+
+def listing(paths: Iterable[str]) -> Listing:
+    """Find what these paths and globs hold. Raises MtlError as `items_of` does."""
+    sources: list[str | Item] = []
+    folders: list[Path] = []
     for path in paths:
-        if not os.path.lexists(path) and glob.has_magic(path):
-            number = count_of(_matches(path))
-        elif _is_video(path):
-            number = _frames_of(path)
-        else:
-            number = sum(1 for _ in _of_path(path))
-        if number is None:
-            return None
-        total += number
-    return total
+        matches = _matches(path) if _is_glob(path) else [path]
+        sources += _each_once(matches) if _is_glob(path) else [path]
+        folders += [Path(match) for match in matches if _is_folder(match)]
+    counts = [_count_of(source) for source in sources]
+    known = [count for count in counts if count is not None]
+    return Listing(sources, folders, sum(known) if len(known) == len(counts) else None)
+
+
+def _count_of(source: str | Item) -> int | None:
+    """The number of images of a path; None if a video does not declare its frames."""
+    if isinstance(source, Item):
+        return 1
+    return _frames_of(source) if _is_video(source) else sum(1 for _ in _of_path(source))
 
 
 # ---------------------------------------------------------------------------------------- paths
@@ -113,10 +128,10 @@ def count_of(paths: Iterable[str]) -> int | None:
 
 def _of_path(path: str) -> Iterator[Item]:
     suffix = Path(path).suffix.lower()
-    if os.path.isdir(path):  # noqa: PTH112 (a name of any bytes)
+    if _is_folder(path):
         yield from _of_folder(Path(path))
-    elif not os.path.lexists(path) and glob.has_magic(path):
-        yield from _of_glob(path)
+    elif _is_glob(path):
+        yield from items_of(_each_once(_matches(path)))
     elif suffix == ".csv":
         yield from _of_table(Path(path))
     elif _is_video(path):
@@ -126,31 +141,39 @@ def _of_path(path: str) -> Iterator[Item]:
         yield Item(path, partial(read_image, path))
 
 
+def _is_folder(path: str) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 (a name of any bytes)
+
+
 def _of_folder(folder: Path) -> Iterator[Item]:
-    """The images of a folder and its subfolders. Hidden files are left out."""
-    found = False
+    """The images of a folder and its subfolders. Raises MtlError if there is none."""
+    is_empty = True
+    for item in _below(folder):
+        is_empty = False
+        yield item
+    if is_empty:
+        raise MtlError(f"{folder} holds no image: expected {', '.join(sorted(IMAGES))}")
+
+
+def _below(folder: Path) -> Iterator[Item]:
+    """The images below a folder, without hidden files. A link to a folder is an error."""
     for root, folders, files in os.walk(folder, onerror=_not_listed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for link in (Path(root, name) for name in folders):
             if link.is_symlink():
-                reason = f"{link} is a link to a folder, which is not followed"
-                yield _failed(str(link), reason)
+                yield _failed(str(link), f"{link} is a link to a folder, which is not followed")
         for name in sorted(files):
             full = Path(root, name)
             if full.suffix.lower() in IMAGES and not name.startswith("."):
-                found = True
                 yield Item(str(full), partial(read_image, full))
-    if not found:
-        raise MtlError(f"{folder} holds no image: expected {', '.join(sorted(IMAGES))}")
 
 
 def _not_listed(error: OSError) -> None:
     raise MtlError(f"{error.filename} can't be listed: {error.strerror}") from error
 
 
-def _of_glob(pattern: str) -> Iterator[Item]:
-    for path in _matches(pattern):
-        yield from _of_path(path)
+def _is_glob(path: str) -> bool:
+    return not os.path.lexists(path) and glob.has_magic(path)
 
 
 def _matches(pattern: str) -> list[str]:
@@ -158,6 +181,24 @@ def _matches(pattern: str) -> list[str]:
     if not paths:
         raise MtlError(f"no file matches {pattern!r}")
     return paths
+
+
+def _each_once(matches: Sequence[str]) -> list[str | Item]:
+    """The files that match a glob, and the images in folders that match, each of them once."""
+    names = {os.path.normpath(match) for match in matches}
+    found: dict[str, str | Item] = {}
+    for match in matches:
+        if not _is_folder(match):
+            found.setdefault(os.path.normpath(match), match)
+            continue
+        # "**" matches a folder, and the files in it. A link to a folder that matches is followed.
+        for item in _below(Path(match)):
+            name = os.path.normpath(item.name)
+            if name not in names:
+                found.setdefault(name, item)
+    if not found:
+        raise MtlError(f"{matches[0]} holds no image: expected {', '.join(sorted(IMAGES))}")
+    return list(found.values())
 
 
 def _is_video(path: str) -> bool:

@@ -236,8 +236,10 @@ def test_a_package_with_onnx_has_a_checked_graph(trained: Run, tmp_path: Path) -
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_another_checkpoint_of_a_package_is_an_error(package: Path, capsys) -> None:
-    assert main(["predict", str(package), "x.png", "--checkpoint", "best"]) == 2
+def test_another_checkpoint_of_a_package_is_an_error(package: Path, tmp_path: Path, capsys) -> None:
+    image = tmp_path / "x.png"
+    image.touch()
+    assert main(["predict", str(package), str(image), "--checkpoint", "best"]) == 2
     assert "is a package, which holds one checkpoint" in capsys.readouterr().err
 
 

@@ -455,6 +455,24 @@ def test_tables_hold_the_rows_in_full_precision(
     assert "not a readable image" in rows[-1]["error"]
 
 
+def test_a_command_that_reads_no_image_fails(
+    run: Run, photos: Path, tmp_path: Path, capsys
+) -> None:
+    (tmp_path / "bad.png").write_text("no image")
+    Image.new("RGB", (9, 9)).save(tmp_path / "faceless.png")
+    mtlcore.register(Halves)
+    predict = ["predict", str(run.path), "--device", "cpu"]
+    assert main([*predict, str(tmp_path / "bad.png"), "--csv", str(tmp_path / "t.csv")]) == 2
+    out, err = capsys.readouterr()
+    assert out == f"1 prediction, 1 without an answer\nwritten: {tmp_path / 't.csv'}\n"
+    assert "no image can be read; the first error: " in err
+    assert "bad.png is not a readable image" in err
+    # An image in which a detector finds nothing was read.
+    assert main([*predict, str(tmp_path / "faceless.png"), "--detector", "halves"]) == 0
+    sources = [str(photos / "00.png"), str(tmp_path / "bad.png")]
+    assert main(["predict", str(run.path), *sources, "--device", "cpu"]) == 0
+
+
 def test_json_lines_and_words(run: Run, photos: Path, capsys) -> None:
     words = ["predict", str(run.path), str(photos / "00.png"), "--device", "cpu"]
     assert main([*words, "--json", "--detector", "whole"]) == 0
@@ -510,17 +528,22 @@ def test_a_page_of_many_regions_and_tiny_or_oblong_images_can_be_drawn(run: Run)
     ("words", "message"),
     [
         ([], "nothing to predict: add images, folders, globs, tables or videos"),
-        (["x.png", "--set", "detector.threshold=1"], "there is none: add --detector NAME"),
-        (["x.png", "--set", "threshold=1", "--detector", "whole"], "only keys of the detector"),
-        (["x.png", "--set", "detector.size=1", "--detector", "whole"], "size: unknown key"),
-        (["x.png", "--set", "detector=1", "--detector", "whole"], "name a key of it"),
-        (["x.png", "--set", "detector.name=whole"], "there is none: add --detector NAME"),
-        (["x.png", "--detector", "hole"], "did you mean 'whole'"),
+        (["00.png", "--set", "detector.threshold=1"], "there is none: add --detector NAME"),
+        (["00.png", "--set", "threshold=1", "--detector", "whole"], "only keys of the detector"),
+        (["00.png", "--set", "detector.size=1", "--detector", "whole"], "size: unknown key"),
+        (["00.png", "--set", "detector=1", "--detector", "whole"], "name a key of it"),
+        (["00.png", "--set", "detector.name=whole"], "there is none: add --detector NAME"),
+        (["00.png", "--detector", "hole"], "did you mean 'whole'"),
+        (["00.pgn"], "00.pgn can't be read: No such file or directory; did you mean '00.png'?"),
+        (["nowhere/0.png"], "nowhere/0.png can't be read: No such file or directory\n"),
         (["nothing/*.png"], "no file matches 'nothing/*.png'"),
-        (["x.png", "--batch-size", "0"], "batch_size = 0: expected at least 1"),
+        (["00.png", "--batch-size", "0"], "batch_size = 0: expected at least 1"),
     ],
 )
-def test_a_wrong_command_is_one_message(run: Run, words: list[str], message: str, capsys) -> None:
+def test_a_wrong_command_is_one_message(
+    run: Run, photos: Path, words: list[str], message: str, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos)
     assert main(["predict", str(run.path), *words]) == 2
     assert message in capsys.readouterr().err
 
@@ -600,8 +623,8 @@ def test_a_broken_video_is_a_row_with_the_reason(tmp_path: Path, predictor: Pred
 
 
 def test_images_are_counted_without_decoding_them(photos: Path, tmp_path: Path) -> None:
-    sources = [str(photos), str(photos / "0*.png"), str(photos / "table.csv"), "x.png"]
-    assert listing(sources).count == 91
+    sources = [str(photos), str(photos / "0*.png"), str(photos / "table.csv")]
+    assert listing(sources).count == 90
     video = video_of([np.zeros((32, 32, 3), np.uint8)] * 7, tmp_path / "clip.mp4")
     assert listing([str(video)]).count == 7
 

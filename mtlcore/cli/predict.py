@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from attrs import define
 from cyclopts import Parameter
 
 from ..errors import MtlError
@@ -90,14 +91,34 @@ def predict(
         checkpoint=checkpoint,
         device=device,
     )
-    number, failed = _write_predictions(predictor, found, csv, parquet, json, draw)
+    counts = _write_predictions(predictor, found, csv, parquet, json, draw)
     if not json:
-        predictions = "prediction" if number == 1 else "predictions"
-        print_line(f"{number} {predictions}, {failed} without an answer")
+        predictions = "prediction" if counts.predictions == 1 else "predictions"
+        print_line(f"{counts.predictions} {predictions}, {counts.errors} without an answer")
         for written in (csv, parquet, draw):
             if written is not None:
                 print_line(f"written: {written}")
+    if not counts.read:
+        raise MtlError(f"no image can be read; the first error: {counts.first_error}")
     return 0
+
+
+@define
+class _Counts:
+    """Of the predictions of one command. read: images, or their regions, that could be read."""
+
+    predictions: int = 0
+    errors: int = 0
+    read: int = 0
+    first_error: str = ""
+
+    def add(self, prediction: Prediction) -> None:
+        from ..prediction.regions import NOTHING_FOUND
+
+        self.predictions += 1
+        self.errors += bool(prediction.error)
+        self.read += prediction.error in ("", NOTHING_FOUND)
+        self.first_error = self.first_error or prediction.error
 
 
 def _require_new(csv: Path | None, parquet: Path | None, draw: Path | None) -> None:
@@ -153,14 +174,14 @@ def _write_predictions(
     parquet: Path | None,
     json: bool,
     draw: Path | None,
-) -> tuple[int, int]:
-    """Predict, and write what the options ask for. -> the number of predictions, and of errors."""
+) -> _Counts:
+    """Predict, and write what the options ask for."""
     from contextlib import ExitStack
 
     from ..prediction.tables import csv_table, parquet_table
 
     prints = json or (csv is None and parquet is None)
-    number = failed = 0
+    counts = _Counts()
     with ExitStack() as stack:
         columns = predictor.column_types()
         # First of all: if the folder can't be made, no table is begun.
@@ -173,8 +194,7 @@ def _write_predictions(
         bars = stack.enter_context(_bars(prints))
         for done, image in enumerate(predictor.images(*found.sources, drawn=draw is not None), 1):
             for region in image.regions:
-                number += 1
-                failed += bool(region.prediction.error)
+                counts.add(region.prediction)
                 for write in writers:
                     write(region.prediction.as_row())
                 if prints:
@@ -183,7 +203,7 @@ def _write_predictions(
                 pages.write(image)
             if found.count is not None:
                 bars.progress("images", done, found.count)
-    return number, failed
+    return counts
 
 
 def _print(prediction: Prediction, json: bool) -> None:

@@ -21,6 +21,9 @@ from .sources import Item
 AHEAD = 2  # pieces that are decoded while the network computes, beyond one for each thread
 PIECES = 8  # of a batch: what waits in memory, maybe with all its pixels, is small
 
+NOTHING_FOUND = "the detector found nothing"
+"""The error of an image that was read, and has no region."""
+
 
 @frozen(eq=False)
 class Region:
@@ -97,7 +100,7 @@ class RegionReader:
             one = evolve(whole, box=(left, top, right, bottom), score=float(score))
             crop = self.detector.crop(image, box)
             regions.append(Region(one, self.preprocess.store(crop), _size(crop)))
-        return regions or [_failed(whole, "the detector found nothing")]
+        return regions or [_failed(whole, NOTHING_FOUND)]
 
 
 def _size(image: np.ndarray) -> tuple[int, int]:

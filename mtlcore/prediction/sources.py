@@ -6,6 +6,8 @@ folder can have any size, and a broken file affects only its own item.
 
 from __future__ import annotations
 
+import difflib
+import errno
 import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +28,7 @@ from ..data.folder import IMAGES
 from ..data.images import from_pillow, read_image
 from ..data.table import Rows
 from ..errors import MtlError
+from ..files import exists
 
 if TYPE_CHECKING:
     import pyarrow
@@ -67,7 +70,8 @@ def items_of(sources: Iterable[Source | Iterable[Source]]) -> Iterator[Item]:
     - an `Item`;
     - an iterable of these.
 
-    Raises MtlError for a path that does not exist, and for anything else.
+    The item of a file that does not exist raises MtlError when it is opened. Raises MtlError for a
+    glob that matches nothing, and for anything else.
     """
     for source in sources:
         if isinstance(source, str | os.PathLike):
@@ -104,16 +108,39 @@ class Listing:
 
 
 def listing(paths: Iterable[str]) -> Listing:
-    """Find what these paths and globs hold. Raises MtlError as `items_of` does."""
+    """Find what these paths and globs hold.
+
+    Raises MtlError as `items_of` does, and for a path that is not there.
+    """
     sources: list[str | Item] = []
     folders: list[Path] = []
     for path in paths:
-        matches = _matches(path) if _is_glob(path) else [path]
-        sources += _each_once(matches) if _is_glob(path) else [path]
+        if _is_glob(path):
+            matches = _matches(path)
+            sources += _each_once(matches)
+        else:
+            _require_there(path)
+            matches = [path]
+            sources.append(path)
         folders += [Path(match) for match in matches if _is_folder(match)]
     counts = [_count_of(source) for source in sources]
     known = [count for count in counts if count is not None]
     return Listing(sources, folders, sum(known) if len(known) == len(counts) else None)
+
+
+def _require_there(path: str) -> None:
+    """Raise MtlError if there is nothing at this path, with the nearest name in its folder."""
+    if exists(path):
+        return
+    folder, name = os.path.split(os.path.normpath(path))
+    try:
+        names = os.listdir(folder or ".")  # noqa: PTH208 (names)
+    except OSError:
+        names = []
+    # A link to nothing is its own nearest name.
+    close = difflib.get_close_matches(name, [other for other in names if other != name], n=1)
+    hint = f"; did you mean {os.path.join(folder, close[0])!r}?" if close else ""  # noqa: PTH118
+    raise MtlError(f"{path} can't be read: {os.strerror(errno.ENOENT)}{hint}")
 
 
 def _count_of(source: str | Item) -> int | None:

@@ -320,6 +320,8 @@ def test_a_glob_reads_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert names("g/**/[ab]") == ["g/a/1.png", "g/a/b/2.png"]
     assert names("g/a*") == ["g/a/1.png", "g/a/b/2.png"]
     assert listing(["g/**", "g/a*"]).count == 7
+    assert not listing(["g/**"]).passed_over
+    assert listing(["g", "g/*"]).passed_over == ["g/a/4.txt"] * 2
     with pytest.raises(MtlError, match="g/empty holds no image"):
         names("g/e*")
 
@@ -471,6 +473,25 @@ def test_a_command_that_reads_no_image_fails(
     assert main([*predict, str(tmp_path / "faceless.png"), "--detector", "halves"]) == 0
     sources = [str(photos / "00.png"), str(tmp_path / "bad.png")]
     assert main(["predict", str(run.path), *sources, "--device", "cpu"]) == 0
+
+
+def test_files_that_are_no_images_are_named(run: Run, photos: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "in" / "cat"
+    folder.mkdir(parents=True)
+    for name in ("photo.heic", ".hidden", "1.JPE"):
+        (folder / name).touch()
+    (folder / "loop").symlink_to("loop")
+    shutil.copy(photos / "00.png", folder)
+    words = ["predict", str(run.path), str(tmp_path / "in"), "--device", "cpu"]
+    names = ", ".join(str(folder / name) for name in ("1.JPE", "loop", "photo.heic"))
+    assert main([*words, "--csv", str(tmp_path / "t.csv")]) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last.startswith("3 files are not one of .jpg, ")
+    assert last.endswith(f": {names}")
+    assert main([*words, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["file"] == str(folder / "00.png")
+    assert err == f"mtl: note: {last}\n"
 
 
 def test_json_lines_and_words(run: Run, photos: Path, capsys) -> None:

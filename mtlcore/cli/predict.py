@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ..prediction.sources import Listing
     from ..prediction.tables import WriteRow
 
+EXAMPLES = 5  # files that are named in a message
+
 
 def predict(
     run: Path,
@@ -98,9 +100,28 @@ def predict(
         for written in (csv, parquet, draw):
             if written is not None:
                 print_line(f"written: {written}")
+    _print_passed_over(found.passed_over, json)
     if not counts.read:
         raise MtlError(f"no image can be read; the first error: {counts.first_error}")
     return 0
+
+
+def _print_passed_over(files: Sequence[str], json: bool) -> None:
+    """Print one line about the files that are no images; on stderr beside JSON."""
+    import sys
+
+    from ..data.folder import IMAGES
+    from ..errors import first_few
+    from ._shared import print_line
+
+    if not files:
+        return
+    number = "1 file is" if len(files) == 1 else f"{len(files)} files are"
+    line = f"{number} not one of {', '.join(IMAGES)}: {first_few(files, EXAMPLES)}"
+    if json:
+        print(f"mtl: note: {line}", file=sys.stderr)
+    else:
+        print_line(line)
 
 
 @define

@@ -75,7 +75,7 @@ def items_of(sources: Iterable[Source | Iterable[Source]]) -> Iterator[Item]:
     """
     for source in sources:
         if isinstance(source, str | os.PathLike):
-            yield from _of_path(os.fspath(source))
+            yield from _of_path(os.fspath(source), [])
         elif isinstance(source, Item):
             yield source
         elif isinstance(source, Image.Image):
@@ -100,11 +100,13 @@ class Listing:
     sources: what `items_of` reads: the paths, and what the globs match now, not later.
     folders: those that are read, with all that is below them.
     count: of images; None if a video does not declare its frames.
+    passed_over: the files in these folders that are no images.
     """
 
     sources: Sequence[Source]
     folders: Sequence[Path]
     count: int | None
+    passed_over: Sequence[str]
 
 
 def listing(paths: Iterable[str]) -> Listing:
@@ -114,18 +116,20 @@ def listing(paths: Iterable[str]) -> Listing:
     """
     sources: list[str | Item] = []
     folders: list[Path] = []
+    passed_over: list[str] = []
     for path in paths:
         if _is_glob(path):
             matches = _matches(path)
-            sources += _each_once(matches)
+            sources += _each_once(matches, passed_over)
         else:
             _require_there(path)
             matches = [path]
             sources.append(path)
         folders += [Path(match) for match in matches if _is_folder(match)]
-    counts = [_count_of(source) for source in sources]
+    counts = [_count_of(source, passed_over) for source in sources]
     known = [count for count in counts if count is not None]
-    return Listing(sources, folders, sum(known) if len(known) == len(counts) else None)
+    count = sum(known) if len(known) == len(counts) else None
+    return Listing(sources, folders, count, passed_over)
 
 
 def _require_there(path: str) -> None:
@@ -143,22 +147,25 @@ def _require_there(path: str) -> None:
     raise MtlError(f"{path} can't be read: {os.strerror(errno.ENOENT)}{hint}")
 
 
-def _count_of(source: str | Item) -> int | None:
+def _count_of(source: str | Item, passed_over: list[str]) -> int | None:
     """The number of images of a path; None if a video does not declare its frames."""
     if isinstance(source, Item):
         return 1
-    return _frames_of(source) if _is_video(source) else sum(1 for _ in _of_path(source))
+    if _is_video(source):
+        return _frames_of(source)
+    return sum(1 for _ in _of_path(source, passed_over))
 
 
 # ---------------------------------------------------------------------------------------- paths
 
 
-def _of_path(path: str) -> Iterator[Item]:
+def _of_path(path: str, passed_over: list[str]) -> Iterator[Item]:
+    """The images of a path or glob. Files in folders that are no images go to `passed_over`."""
     suffix = Path(path).suffix.lower()
     if _is_folder(path):
-        yield from _of_folder(Path(path))
+        yield from _of_folder(Path(path), passed_over)
     elif _is_glob(path):
-        yield from items_of(_each_once(_matches(path)))
+        yield from items_of(_each_once(_matches(path), passed_over))
     elif suffix == ".csv":
         yield from _of_table(Path(path))
     elif _is_video(path):
@@ -172,27 +179,29 @@ def _is_folder(path: str) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 (a name of any bytes)
 
 
-def _of_folder(folder: Path) -> Iterator[Item]:
+def _of_folder(folder: Path, passed_over: list[str]) -> Iterator[Item]:
     """The images of a folder and its subfolders. Raises MtlError if there is none."""
     is_empty = True
-    for item in _below(folder):
+    for item in _below(folder, passed_over):
         is_empty = False
         yield item
     if is_empty:
         raise MtlError(f"{folder} holds no image: expected {', '.join(sorted(IMAGES))}")
 
 
-def _below(folder: Path) -> Iterator[Item]:
+def _below(folder: Path, passed_over: list[str]) -> Iterator[Item]:
     """The images below a folder, without hidden files. A link to a folder is an error."""
     for root, folders, files in os.walk(folder, onerror=_not_listed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for link in (Path(root, name) for name in folders):
             if link.is_symlink():
                 yield _failed(str(link), f"{link} is a link to a folder, which is not followed")
-        for name in sorted(files):
+        for name in sorted(name for name in files if not name.startswith(".")):
             full = Path(root, name)
-            if full.suffix.lower() in IMAGES and not name.startswith("."):
+            if full.suffix.lower() in IMAGES:
                 yield Item(str(full), partial(read_image, full))
+            else:
+                passed_over.append(str(full))
 
 
 def _not_listed(error: OSError) -> None:
@@ -210,19 +219,23 @@ def _matches(pattern: str) -> list[str]:
     return paths
 
 
-def _each_once(matches: Sequence[str]) -> list[str | Item]:
+def _each_once(matches: Sequence[str], passed_over: list[str]) -> list[str | Item]:
     """The files that match a glob, and the images in folders that match, each of them once."""
     names = {os.path.normpath(match) for match in matches}
     found: dict[str, str | Item] = {}
+    in_folders: list[str] = []
     for match in matches:
         if not _is_folder(match):
             found.setdefault(os.path.normpath(match), match)
             continue
         # "**" matches a folder, and the files in it. A link to a folder that matches is followed.
-        for item in _below(Path(match)):
+        for item in _below(Path(match), in_folders):
             name = os.path.normpath(item.name)
             if name not in names:
                 found.setdefault(name, item)
+    # A file that is in two folders that match is named once.
+    others = dict.fromkeys(map(os.path.normpath, in_folders))
+    passed_over += [name for name in others if name not in names]
     if not found:
         raise MtlError(f"{matches[0]} holds no image: expected {', '.join(sorted(IMAGES))}")
     return list(found.values())

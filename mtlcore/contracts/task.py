@@ -6,7 +6,7 @@ Shapes: B samples of a micro-batch, N samples of a dataset, (H, W) pixels.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ class SupervisedTask(Component):
     It is a class attribute or a field. Attributes that the data lack are skipped.
     classes: names of its classes, in the order of the rows and columns of its confusion matrix. It
     is a class attribute or a field. It is empty for a task without classes.
+    stratifies: whether splits and shares of the labels are stratified by the annotation: by its
+    names, or the deciles of its first number. False if most of its values are rare, such as sets of
+    names.
 
     The conformance kit uses one optional member:
 
@@ -44,6 +47,7 @@ class SupervisedTask(Component):
     reads: str
     by: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    stratifies: ClassVar[bool] = True
 
     def fit(self, annotation: Annotation) -> SupervisedTask:
         """Return a copy whose fields are all explicit (classes, class weights, mean and std).

@@ -21,7 +21,7 @@ from .cache import Progress
 from .copies import disagree, groups_of_copies, read_pixels, shared
 from .dataset import cache_size_of
 from .fingerprint import fingerprint_of
-from .indexed import index_of, labels_of, split_dataset
+from .indexed import index_of, labels_of, read_labels, split_dataset
 from .joined import JoinedSamples
 from .splits import is_labeled
 
@@ -110,7 +110,8 @@ def check_data(
 
     pixels = read_pixels(entry.component, index, progress, faults(experiment.tasks))
     groups = groups_of_copies(pixels.copy)
-    conflicting = [indices for indices in groups if disagree(indices, labels.values())]
+    decisive = [index.annotations[name] for name in read_labels(experiment, index)]
+    conflicting = [indices for indices in groups if disagree(indices, decisive)]
     keys = index.keys
     return Report(
         label=label,

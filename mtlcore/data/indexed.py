@@ -20,7 +20,7 @@ from ..errors import MtlError, first_few, nearest
 from .aligned import check_columns, columns_of
 from .copies import excluded, read_pixels, together
 from .split_names import split_name
-from .splits import Rules, assign, strata_of
+from .splits import Rules, assign, is_labeled, strata_of
 
 EXAMPLES = 3  # names that are listed with each reason
 # "val" is a split for evaluation alone. The dataset that has it says so.
@@ -130,7 +130,7 @@ def split_dataset(
         # Its images serve the pretexts alone: none of them is set aside for the metrics of tasks.
         split = Categories.filled(n, "train") if split is None else split
         validation = 0.0 if experiment.tasks else validation
-    labels = {name: index.annotations[name] for name in labels_of(experiment, index)}
+    labels = {name: index.annotations[name] for name in read_labels(experiment, index)}
 
     without_split = {"they belong to no split": np.arange(0)}
     if split is not None:
@@ -198,6 +198,19 @@ def labels_of(experiment: Experiment, index: Index) -> tuple[str, ...]:
     return used or tuple(index.annotations)
 
 
+def read_labels(experiment: Experiment, index: Index) -> tuple[str, ...]:
+    """Return the annotations that decide about splits and duplicates, in the order of the tasks.
+
+    They are those of `labels_of`, but none if tasks read only maps or points of this dataset: an
+    annotation such as a number of the image says nothing about them.
+    """
+    columns = columns_of(index)
+    tasks = [entry.component for entry in experiment.tasks.values()]
+    if any(isinstance(task, AlignedTask) and task.reads in columns for task in tasks):
+        return tuple(name for name in index.annotations if any(t.reads == name for t in tasks))
+    return labels_of(experiment, index)
+
+
 def _split_and_group(
     label: str,
     entry: DataEntry,
@@ -224,10 +237,15 @@ def _strata(
 ) -> np.ndarray:
     """Return (n,) int, the stratum of each sample: its value of the first of these annotations.
 
-    If a task reads a map or points, samples with and without them are different strata. Otherwise,
+    Values that are mostly rare (`SupervisedTask.stratifies`) only count as there or missing. If a
+    task reads a map or points, samples with and without them are different strata. Otherwise,
     a small share of the labels could contain none of them.
     """
-    strata = strata_of(next(iter(labels.values()), None), len(index))
+    first = next(iter(labels), None)
+    strata = strata_of(None if first is None else labels[first], len(index))
+    tasks = [entry.component for entry in experiment.tasks.values()]
+    if first is not None and any(t.reads == first and not t.stratifies for t in tasks):
+        strata = is_labeled(labels[first]).astype(np.int64)
     columns = columns_of(index)
     for entry in experiment.tasks.values():
         name = entry.component.reads

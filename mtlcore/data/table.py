@@ -115,7 +115,9 @@ class Table(Dataset):
         columns = self._columns_by_annotation(names)
         rows = self.read_columns(self._needed(names, columns), skipped)
         paths = rows.cells.pop(self.path)
-        map_cells = {name: rows.cells.pop(column) for name, column in self.maps.items()}
+        map_cells = {name: rows.cells[column] for name, column in self.maps.items()}
+        for column in set(self.maps.values()):
+            del rows.cells[column]
         cells = {name: Categories.of(rows.cells.pop(name)) for name in list(rows.cells)}
 
         parsed: dict[str, np.ndarray] = {}
@@ -236,8 +238,10 @@ class Table(Dataset):
         for name, cs in columns.items():
             for column in cs:
                 self._require_column(column, f"columns.{name}", names)
+                self._require_no_files(column, f"columns.{name}")
         for column in self.attributes or ():
             self._require_column(column, "attributes", names)
+            self._require_no_files(column, "attributes")
         for name, column in self.maps.items():
             self._require_column(column, f"maps.{name}", names)
         for name, cs in self._point_columns().items():
@@ -251,6 +255,14 @@ class Table(Dataset):
                         f"{self._kind}: {key} lists {name!r}, which is not an annotation; {hint}"
                     )
         return columns
+
+    def _require_no_files(self, column: str, key: str) -> None:
+        """Raise MtlError if this column holds the paths of images or maps."""
+        if column == self.path or column in self.maps.values():
+            raise MtlError(
+                f"{self._kind}: {key} names {column!r}, which holds the paths of images or maps: "
+                "name another column, or add a copy of it to the table"
+            )
 
     def _require_column(
         self,

@@ -69,6 +69,7 @@ class Multilabel(SupervisedTask):
     lacks: ClassVar[Mapping[str, str]] = {
         "one_of": "a foreign name in an annotation says nothing about the task's own labels"
     }
+    stratifies: ClassVar[bool] = False
     reads: str = ""
     classes: tuple[str, ...] = ()
     dropout: float = field(default=0.3, validator=fraction)

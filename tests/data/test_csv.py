@@ -176,6 +176,8 @@ def test_an_unknown_column_is_an_error_that_names_the_nearest(people, subtests):
             r"has no column 'moood' \(columns.m\); did you mean 'mood'\?",
         ),
         ({"columns": {"p": ("x", "z")}}, r"has no column 'z' \(columns.p\)"),
+        ({"columns": {"scan": "path"}}, r"columns.scan names 'path', which holds the paths"),
+        ({"attributes": ("path",)}, r"attributes names 'path', which holds the paths"),
         (
             {"numeric": ("ag",)},
             r"numeric lists 'ag', which is not an annotation; did you mean 'age'\?",
@@ -373,6 +375,12 @@ def test_a_column_may_name_maps_and_another_hold_points(tmp_path):
     assert (sample.maps["classes"] == 2).all()
     assert sample.points["spots"].tolist() == [[1, 2.5], [3, 4]]
     assert not dataset.decode(index, 1).maps
+
+
+def test_two_names_of_maps_may_read_one_column(tmp_path):
+    dataset = labeled_pixels(tmp_path, "a.png,mask.png,\n", maps={"one": "mask", "two": "mask"})
+    sample = dataset.decode(dataset.index(), 0)
+    assert np.array_equal(sample.maps["one"], sample.maps["two"])
 
 
 def test_points_may_be_columns_of_their_own(tmp_path):

@@ -5,15 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from aligned_toys import Scenes
 from attrs import evolve, frozen
 from hypothesis import given
 from hypothesis import strategies as st
 from toy_datasets import InMemory, cycle, experiment, numbers_of
 
 import mtlcore
-from mtlcore import Annotation, BuildContext, Classification, Head, MtlError, SupervisedTask
+from mtlcore import (
+    Annotation,
+    BuildContext,
+    Classification,
+    Head,
+    MtlError,
+    Multilabel,
+    Segmentation,
+    SupervisedTask,
+)
 from mtlcore.config.experiment import DataEntry, PretextEntry
 from mtlcore.data.dataset import OpenedData, RunData, open_data
+from mtlcore.data.indexed import read_labels, split_dataset
 
 TRAIN60 = ("train",) * 60
 OFFICIAL = ("train",) * 60 + ("val",) * 20 + ("test",) * 20
@@ -52,6 +63,31 @@ def both(dataset: InMemory, splits=None, **options) -> OpenedData:
 
 def keys_of(data: RunData, split: str) -> set[str]:
     return set(data.keys(data.split[split]).tolist())
+
+
+# ------------------------------------------------------------ shares of the labels
+
+
+def test_a_share_of_labels_in_rare_combinations_is_that_share():
+    """Each set of names is nearly unique; a label of each would be nearly all labels."""
+    rng = np.random.default_rng(0)
+    sets = ["|".join(n for n in "abcdefghijkl" if rng.random() < 0.5) for _ in range(400)]
+    dataset = InMemory(400, tuple(sets), split=("train",) * 400)
+    tasks = {"kind": Multilabel(reads="kind")}
+    data = opened(dataset, labels=0.05, tasks=tasks, validation=0.0)
+    assert int(data.labeled.sum()) == 20
+
+
+def test_a_share_of_maps_and_their_duplicates_do_not_depend_on_a_number_of_the_image(tmp_path):
+    dataset = Scenes(n=80, size=(8, 8))
+    index = dataset.index()
+    numbered = evolve(index, annotations={"scan": np.arange(80).astype(str)})
+    exp = experiment(
+        {"a": DataEntry(dataset, labels=0.1)}, {"classes": Segmentation(("a", "b"), "classes")}
+    )
+    assert read_labels(exp, numbered) == ()
+    found = split_dataset(exp, "a", numbered)
+    assert int((found.labeled & (found.split == "train")).sum()) == 5  # of 60 - 6
 
 
 # ------------------------------------------------------------ joined datasets

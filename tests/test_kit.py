@@ -503,6 +503,7 @@ def without_hypothesis(*arguments: str, cwd: Path) -> subprocess.CompletedProces
     return python("-c", script, *arguments, cwd=cwd)
 
 
+@pytest.mark.slow
 def test_without_hypothesis_a_check_is_one_message_with_what_to_install(tmp_path):
     done = without_hypothesis("plugins", "check", "puzzling", cwd=tmp_path)
     assert done.returncode == 2, done.stderr[-2000:]

@@ -149,6 +149,7 @@ def test_an_error_of_the_user_is_one_message_and_exits_2(config, capsys) -> None
     assert "there is no table [data.owm]; did you mean 'own'?" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_process(config) -> None:
     command = [sys.executable, "-m", "mtlcore", *words(config, "--json")]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)

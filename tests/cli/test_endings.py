@@ -126,10 +126,17 @@ def ending(number: int) -> str:
     return f"[callback.ending]\nsignal = {number}\n"
 
 
-SAVED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-
-
-@pytest.mark.parametrize("number", SAVED, ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        *(
+            pytest.param(number, marks=pytest.mark.slow)
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+        ),
+    ],
+    ids=lambda number: number.name,
+)
 def test_a_signal_saves_the_run_and_exits_with_128_plus_its_number(mtl, config, tmp_path, number):
     config.write_text(CONFIG + ending(number))
     code, out, err = mtl("train", config, "--out", tmp_path / "run")

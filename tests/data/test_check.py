@@ -211,6 +211,7 @@ def test_fer2013_has_its_known_copies(unpacked):
     assert sum(found["counts"]["test"].values()) == 3589
 
 
+@pytest.mark.slow
 def test_utkface_has_its_known_problems(unpacked):
     task = {"gender": Classification(reads="gender")}
     report = check_data(

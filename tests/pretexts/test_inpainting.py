@@ -381,7 +381,7 @@ def smooth(n: int, size: int, seed: int = 0):
     return evolve(made, images=(images * 255).round().byte())
 
 
-@pytest.mark.parametrize("perceptual", ["ema", "none"])
+@pytest.mark.parametrize("perceptual", ["ema", pytest.param("none", marks=pytest.mark.slow)])
 def test_it_learns_to_restore_smooth_images_better_than_their_mean_color(perceptual):
     exp = experiment((), augment=Plain(), size=24, encoder=Toy(width=8))
     entry = PretextEntry(Inpainting(perceptual=perceptual))

@@ -105,7 +105,13 @@ def rewrite(run: Path, name: str, write: Callable[[Path], object], **changes: An
 
 
 @pytest.mark.parametrize(
-    "name", ["model.safetensors", "ema.safetensors", "state.pt", "checkpoint.json"]
+    "name",
+    [
+        "model.safetensors",
+        pytest.param("ema.safetensors", marks=pytest.mark.slow),
+        pytest.param("state.pt", marks=pytest.mark.slow),
+        "checkpoint.json",
+    ],
 )
 def test_a_flipped_bit_of_a_checkpoint_is_noticed_by_everything_that_reads_it(run, name):
     file = RunFolder(run).require().path / name

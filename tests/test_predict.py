@@ -472,7 +472,7 @@ def test_a_command_that_reads_no_image_fails(
     # An image in which a detector finds nothing was read.
     assert main([*predict, str(tmp_path / "faceless.png"), "--detector", "halves"]) == 0
     sources = [str(photos / "00.png"), str(tmp_path / "bad.png")]
-    assert main(["predict", str(run.path), *sources, "--device", "cpu"]) == 0
+    assert main(["predict", str(run.path), "--device", "cpu", *sources]) == 0
 
 
 def test_files_that_are_no_images_are_named(run: Run, photos: Path, tmp_path: Path, capsys) -> None:

@@ -14,9 +14,7 @@ Names = Annotated[tuple[str, ...], Parameter(negative="", show_default=False)]
 
 
 def compare(
-    runs: tuple[Path, ...],
-    /,
-    *,
+    *runs: Path,
     baseline: str | None = None,
     metric: Names = (),
     test: Annotated[bool, Parameter(negative="")] = False,

@@ -25,9 +25,8 @@ EXAMPLES = 5  # files that are named in a message
 
 def predict(
     run: Path,
-    source: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     /,
-    *,
+    *source: str,
     detector: str | None = None,
     set_: Overrides = (),
     plugin: PluginFiles = (),

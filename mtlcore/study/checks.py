@@ -69,19 +69,36 @@ def prepared(definition: Definition) -> Definition:
 
 
 def _require_free_keys(definition: Definition) -> None:
-    """Raise MtlError on settings that the study itself sets for each run: they would do nothing."""
+    """Raise MtlError on settings of `seed` and steps that the study itself sets for each run.
+
+    In an arm they would do nothing. In `settings` they would replace the seed and
+    the steps that the name of a run, its row and the tables have.
+    """
+    of_arms = {"seed": "`seeds` sets the seeds of all arms"}
+    if definition.steps is not None:
+        of_arms |= _both_steps("`steps` sets the steps of all arms: use `factor`")
+    of_all = {"seed": "`seeds` sets the seeds of all arms"}
+    of_all |= _both_steps("set `steps` (and `tune_steps` for trials) in the study")
+
     problems: list[str] = []
     for name, arm in definition.arms.items():
-        for setting in [*arm.set, *(word for trial in arm.trials for word in trial)]:
-            key = setting.partition("=")[0].strip()
-            if key == "seed":
-                problems.append(f"arms.{name}: {setting}: `seeds` sets the seeds of all arms")
-            if key == "train.steps" and definition.steps is not None:
-                problems.append(
-                    f"arms.{name}: {setting}: `steps` sets the steps of all arms: use `factor`"
-                )
+        settings = [*arm.set, *(word for trial in arm.trials for word in trial)]
+        problems += _taken(f"arms.{name}", settings, of_arms)
+    problems += _taken("settings", definition.settings, of_all)
     if problems:
         raise MtlError("\n  ".join([f"{definition.name}:", *problems]))
+
+
+def _both_steps(hint: str) -> dict[str, str]:
+    return {"train.steps": hint, "train.epochs": hint}
+
+
+def _taken(where: str, settings: Sequence[str], hints: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each setting of a key that has a hint."""
+    for setting in settings:
+        key = setting.partition("=")[0].strip()
+        if key in hints:
+            yield f"{where}: {setting}: {hints[key]}"
 
 
 def _with_factors(definition: Definition, loaded: Loaded, steps: int) -> Definition:

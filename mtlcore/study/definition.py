@@ -165,7 +165,7 @@ class Definition:
     unlabeled: the settings that keep unlabeled samples.
     extras: secondary experiments.
     forwards_per_cpu_s: images encoded per CPU second, to estimate compute before the first run.
-    settings: settings of every run, after those of the arm.
+    settings: settings of every run, after those of the arm. They can't set `seed` and steps.
     """
 
     config: str

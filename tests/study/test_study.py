@@ -136,6 +136,18 @@ def test_an_arm_that_sets_its_steps_trains_that_many(folder):
         Study.load(written(folder, f'steps = 3\ndiffer = ["steps"]\n{text}'))
 
 
+def test_settings_of_all_runs_may_not_set_the_seed_or_the_steps(folder, subtests):
+    for setting, hint in [
+        ("train.steps=500", r"set `steps` \(and `tune_steps` for trials\) in the study"),
+        ("train.epochs = 2", r"set `steps` \(and `tune_steps` for trials\) in the study"),
+        ("seed=5", r"`seeds` sets the seeds of all arms"),
+    ]:
+        with subtests.test(setting=setting):
+            text = f'settings = ["input.batch_size=4", "{setting}"]\n{STUDY}'
+            with pytest.raises(MtlError, match=f"settings: {setting}: {hint}"):
+                Study.load(written(folder, text))
+
+
 def test_a_damaged_row_or_reading_of_the_test_split_is_named_with_its_line(folder, subtests):
     study = Study.load(written(folder))
     rows = study.folder / "runs.jsonl"

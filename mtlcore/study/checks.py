@@ -71,7 +71,7 @@ def prepared(definition: Definition) -> Definition:
 def _require_free_keys(definition: Definition) -> None:
     """Raise MtlError on settings of `seed` and steps that the study itself sets for each run.
 
-    In an arm they would do nothing. In `settings` they would replace the seed and
+    In an arm and in an extra they would do nothing. In `settings` they would replace the seed and
     the steps that the name of a run, its row and the tables have.
     """
     of_arms = {"seed": "`seeds` sets the seeds of all arms"}
@@ -79,12 +79,16 @@ def _require_free_keys(definition: Definition) -> None:
         of_arms |= _both_steps("`steps` sets the steps of all arms: use `factor`")
     of_all = {"seed": "`seeds` sets the seeds of all arms"}
     of_all |= _both_steps("set `steps` (and `tune_steps` for trials) in the study")
+    of_extra = {"seed": "set `seeds` of the extra"}
+    of_extra |= _both_steps("set `factor` of the extra: it multiplies the steps of the study")
 
     problems: list[str] = []
     for name, arm in definition.arms.items():
         settings = [*arm.set, *(word for trial in arm.trials for word in trial)]
         problems += _taken(f"arms.{name}", settings, of_arms)
     problems += _taken("settings", definition.settings, of_all)
+    for extra in definition.extras:
+        problems += _taken(f"extras.{extra.name}.set", extra.set, of_extra)
     if problems:
         raise MtlError("\n  ".join([f"{definition.name}:", *problems]))
 

@@ -116,6 +116,8 @@ class Extra:
     """[[extras]]: a secondary experiment, some arms with another base or other settings.
 
     arms: names, or roles such as "@best".
+    seeds: its own; `set` can't set `seed`.
+    factor: multiplier of the study's steps; `set` can't set steps.
     config: another base configuration, relative to the study; default: the study's.
     split: the split that is used as the test split.
     metric: the reported metric; default: the study's.

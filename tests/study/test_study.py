@@ -148,6 +148,19 @@ def test_settings_of_all_runs_may_not_set_the_seed_or_the_steps(folder, subtests
                 Study.load(written(folder, text))
 
 
+def test_an_extra_may_not_set_the_seed_or_the_steps(folder, subtests):
+    for setting, hint in [
+        ("train.steps=40", "set `factor` of the extra: it multiplies the steps of the study"),
+        ("train.epochs=2", "set `factor` of the extra"),
+        ("seed=7", "set `seeds` of the extra"),
+    ]:
+        with subtests.test(setting=setting):
+            extra = '[[extras]]\nname = "longer"\narms = ["supervised"]\nseeds = [0]\n'
+            text = f'{STUDY}{extra}set = ["{setting}"]\n'
+            with pytest.raises(MtlError, match=f"extras.longer.set: {setting}: {hint}"):
+                Study.load(written(folder, text))
+
+
 def test_a_damaged_row_or_reading_of_the_test_split_is_named_with_its_line(folder, subtests):
     study = Study.load(written(folder))
     rows = study.folder / "runs.jsonl"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 
-from .plan import SAME_COMPUTE, Plan
+from .plan import Plan, encodes_more
 from .results import Row
 from .statistics import Comparison, paired
 
@@ -62,11 +62,11 @@ def equal_compute(plan: Plan, rows: Sequence[Row], name: str) -> str | None:
     mine, base = mean_forwards(rows, name), mean_forwards(rows, study.baseline)
     if math.isnan(base):  # of an extra that the baseline has no part in
         mine, base = plan.forwards(name), plan.forwards(study.baseline)
-    if not mine >= SAME_COMPUTE * base:
+    if not encodes_more(mine, base):
         return study.baseline
     if study.equal_compute is True:
-        wanted = study.arms[study.baseline].longer(plan.compute(name)).name
-        return wanted if wanted in longer else None
+        wanted = plan.longer_for(name)
+        return wanted.name if wanted is not None and wanted.name in longer else None
     return next((arm.name for arm in plan.role("@equal_compute")), None)
 
 

@@ -19,6 +19,7 @@ STAGES = ("tune", "seeds", "screen", "semi", "headline", "controls", "close")
 """The stages in order; each extra follows as one."""
 ROLES = ("@equal_compute", "@one_view", "@labeled", "@unlabeled", "@best", "@rival")
 SAME_COMPUTE = 1.25  # times the baseline's encoder forwards: below it, compute counts as equal
+INEXACT = 0.02  # share of a factor that its rounding to one decimal may change
 _LONGER = re.compile(r"x\d+(\.\d+)?")
 
 
@@ -205,14 +206,19 @@ class Plan:
         study = self.definition
         if study.equal_compute is not True:
             return []
-        baseline = study.arms[study.baseline]
-        factors = {self.compute(arm.name) for arm in study.arms.values()}
-        return [baseline.longer(factor) for factor in sorted(factors) if factor >= SAME_COMPUTE]
+        longer = [self.longer_for(name) for name in study.arms]
+        by_factor = {arm.factor: arm for arm in longer if arm is not None}
+        return [by_factor[factor] for factor in sorted(by_factor)]
 
-    def compute(self, name: str) -> float:
-        """Return the encoder forwards of an arm / those of the baseline; 1 if it is not known."""
-        mine, other = self.forwards(name), self.forwards(self.definition.baseline)
-        return 1.0 if math.isnan(mine / other) else round(mine / other, 1)
+    def longer_for(self, name: str) -> Arm | None:
+        """Return the baseline at the compute of an arm; None if that is about the baseline's own.
+
+        It is None, too, if an arm has no row that says how many images it encodes.
+        """
+        mine, base = self.forwards(name), self.forwards(self.definition.baseline)
+        if not encodes_more(mine, base):
+            return None
+        return self.definition.arms[self.definition.baseline].longer(_rounded(mine / base))
 
     def forwards(self, name: str, stage: str = "main") -> float:
         """Return the mean number of images that a run of the arm encoded; nan without a row.
@@ -324,3 +330,17 @@ class Plan:
         lowest = (self.screened(best[0]) or 0.0) - self.definition.close_points / 100
         arms = [*self.candidates(), *self.of_kind("rival")]
         return [arm for arm in arms if (self.screened(arm) or 0.0) >= lowest]
+
+
+def encodes_more(mine: float, base: float) -> bool:
+    """Return whether `mine` encoder forwards are so many more than `base` that compute differs.
+
+    It is False if one of them is nan.
+    """
+    return mine >= SAME_COMPUTE * base
+
+
+def _rounded(factor: float) -> float:
+    """Return a factor with one decimal, or with two if one would change it too much."""
+    short = round(factor, 1)
+    return short if abs(short - factor) <= INEXACT * factor else round(factor, 2)

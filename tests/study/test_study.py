@@ -39,8 +39,13 @@ def rows_of(study: Study) -> list[dict]:
     return [json.loads(x) for x in (study.folder / "runs.jsonl").read_text().splitlines()]
 
 
-def played(text: str, values: dict[str, list[float]], folder: Path, **fields) -> Plan:
-    """The plan of a study whose runs ended with made-up validation metrics. values: by seed."""
+def played(
+    text: str, values: dict[str, list[float]], folder: Path, compute: float = 2, **fields
+) -> Plan:
+    """The plan of a study whose runs ended with made-up validation metrics. values: by seed.
+
+    compute: images that an arm with puzzling encodes for one of the others.
+    """
     study = Study.load(written(folder, text))
     rows: list[dict] = []
     while True:
@@ -50,7 +55,7 @@ def played(text: str, values: dict[str, list[float]], folder: Path, **fields) ->
             return plan
         for run in left:
             value = values.get(run.arm.name, [0.5] * 9)[run.seed]
-            encoded = run.steps * (2 if "puzzling" in run.arm.name else 1)
+            encoded = run.steps * 100 * (compute if "puzzling" in run.arm.name else 1)
             row = {"stage": run.stage, "arm": run.arm.name, "trial": run.trial, "seed": run.seed}
             row |= {"steps": run.steps, "encoded": encoded, "cpu_s": 1.0, "device": "cpu"}
             row |= {"metric": "quarter/accuracy", "higher_is_better": True}
@@ -194,6 +199,26 @@ def test_every_arm_its_controls_and_the_baseline_at_equal_compute_run_with_every
     assert runs == {(*arm, seed) for arm in arms for seed in (0, 1)}
     control = plan.arm("puzzling+views_only")
     assert control.set == ("pretext.puzzling.grid=2", 'pretext.puzzling.control="views_only"')
+
+
+def test_the_baseline_at_equal_compute_has_the_ratio_of_the_images_in_its_name(folder, subtests):
+    for ratio, name, steps in [
+        (1.2499, None, 0),
+        (1.25, "supervised+x1.25", 125),
+        (1.26, "supervised+x1.26", 126),
+        (1.5, "supervised+x1.5", 150),
+        (1.98, "supervised+x2", 200),
+        (2.04, "supervised+x2", 200),
+    ]:
+        with subtests.test(ratio=ratio):
+            text = f"equal_compute = true\nsteps = 100\n{STUDY}"
+            plan = played(text, {}, folder, compute=ratio)
+            longer = [(name, steps)] if name else []
+            assert [(arm.name, round(100 * arm.factor)) for arm in plan.longer()] == longer
+            rows = report(plan, "command").arms.rows
+            (puzzling,) = [row for row in rows if row[0] == "puzzling"]
+            # The cell of the difference at equal compute.
+            assert puzzling[6] == "+0.00 [+0.00, +0.00]"
 
 
 def test_the_lower_value_of_an_error_metric_chooses_the_trial(folder):

@@ -42,6 +42,8 @@ class Arm:
 def arms_of(runs: Sequence[RunRecord]) -> list[Arm]:
     """Group runs by their settings without the seed, in the order of their first runs.
 
+    `input.cache_size` may differ between the seeds of an arm: see `RunRecord.settings`.
+
     Raises MtlError if two runs have the same settings and seed.
     """
     groups: list[list[RunRecord]] = []
@@ -51,8 +53,21 @@ def arms_of(runs: Sequence[RunRecord]) -> list[Arm]:
             groups.append([run])
         else:
             same.append(run)
+    groups = [part for group in groups for part in _by_cache_size(group)]
     names = _names(groups)
     return [Arm(name, _by_seed(group)) for name, group in zip(names, groups)]
+
+
+def _by_cache_size(group: list[RunRecord]) -> list[list[RunRecord]]:
+    """Split runs with a repeated seed by `input.cache_size`: then it is what is compared."""
+    seeds = {run.seed for run in group}
+    if len(seeds) == len(group):
+        return [group]
+    sizes: list[object] = []
+    for run in group:
+        if run.cache_size not in sizes:
+            sizes.append(run.cache_size)
+    return [[run for run in group if run.cache_size == size] for size in sizes]
 
 
 def arm_named(arms: Sequence[Arm], name: str | Path | None) -> Arm:

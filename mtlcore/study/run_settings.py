@@ -21,6 +21,9 @@ from ..sealed import JsonObject
 COMPUTE_KEYS = ("train.steps", "train.epochs")
 """Keys that a resumed run may change, and that change its result nonetheless."""
 LABELED = ("task", "pretext", "data", "callback", "augment")
+CACHE_SIZE = "input.cache_size"
+"""Resolved from the sizes of the training images, so it may depend on the seed, which splits them.
+"""
 MUST_BE_EQUAL = ("encoder", "data", "input", "train.steps", "train.epochs", "train.init_from")
 """Tables and keys that make two arms unfair to compare, unless they are what is compared."""
 
@@ -57,7 +60,16 @@ class RunRecord:
     @property
     def settings(self) -> dict[str, object]:
         """Dotted key -> value of everything that two runs of one arm have in common."""
-        return {key: _without_learned(key, value) for key, value in compared(self.tables)}
+        return {
+            key: _without_learned(key, value)
+            for key, value in compared(self.tables)
+            if key != CACHE_SIZE
+        }
+
+    @property
+    def cache_size(self) -> object:
+        """Height and width of the images in its image cache."""
+        return dict(compared(self.tables)).get(CACHE_SIZE)
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:
@@ -107,8 +119,8 @@ def differences(mine: RunRecord, other: RunRecord, here: str, there: str) -> dic
     """Return the dotted key of each setting that differs -> "VALUE in HERE, VALUE in THERE".
 
     A labeled table that only one of them has is one entry, such as "pretext.puzzling". Values that
-    a task learns from the data (means, class weights) are compared only at equal seeds: the seed
-    draws the validation split.
+    a task learns from the data (means, class weights), and `input.cache_size`, are compared only at
+    equal seeds: the seed draws the validation split.
     """
     now, before = dict(compared(mine.tables)), dict(compared(other.tables))
     if mine.seed != other.seed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mtlcore.api import train
 from mtlcore.cli import main
 from mtlcore.config import load
 from mtlcore.runs import RunFolder
+from mtlcore.sealed import seal_toml
 from mtlcore.study.compare import compare_runs
 
 CONFIG = dots_run(1, 'balance = "inverse"\n[pretext.puzzling]\ngrid = 2\n')
@@ -76,6 +78,34 @@ def test_runs_of_a_study_have_its_arms_and_its_baseline(runs) -> None:
     (runs / "study.toml").write_text('baseline = "puzzling"\n')
     found = compare_runs([runs])
     assert (found.baseline, [arm.name for arm in found.arms]) == ("puzzling", ["base", "puzzling"])
+
+
+def set_cache_size(run: Path, size: int) -> None:
+    config = run / "config.toml"
+    text, number = re.subn(r"(?m)^cache_size = .*$", f"cache_size = {size}", config.read_text())
+    assert number == 1
+    config.write_text(seal_toml(text.partition("\n")[2]))
+
+
+def test_a_cache_size_that_depends_on_the_seed_does_not_tear_seeds_apart(runs) -> None:
+    for run in (runs / "base-s1", runs / "puzzling-s1"):
+        set_cache_size(run, 17)
+    found = compare_runs([runs])
+    assert [list(arm.runs) for arm in found.arms] == [[0, 1, 2], [0, 1, 2]]
+    assert found.different == {"puzzling": {"pretext.puzzling": "only in puzzling"}}
+
+
+def test_cache_sizes_are_compared_at_equal_seeds(runs) -> None:
+    for seed in range(3):
+        shutil.rmtree(runs / f"puzzling-s{seed}")
+        shutil.copytree(runs / f"base-s{seed}", runs / f"large-s{seed}")
+        set_cache_size(runs / f"large-s{seed}", 17)
+    found = compare_runs([runs])
+    assert [(arm.name, list(arm.runs)) for arm in found.arms] == [
+        ("base", [0, 1, 2]),
+        ("large", [0, 1, 2]),
+    ]
+    assert found.different["large"]["input.cache_size"].startswith("17 in large")
 
 
 def test_several_metrics_are_corrected_together_and_each_has_its_direction(runs) -> None:

@@ -30,6 +30,11 @@ MUST_BE_EQUAL = ("encoder", "data", "input", "train.steps", "train.epochs", "tra
 
 SET_ASIDE = re.compile(r"\.old-\d+$")
 """The folder of a run whose study was edited afterwards."""
+OF_ARM = re.compile(r"main-.+-\d+-\d+-\d+")
+"""The folder of a full-length run of a study: "main", arm, trial, seed, steps.
+
+Trials, extras and pre-training have other names. They may have the settings and seed of such a run.
+"""
 
 
 @frozen
@@ -91,20 +96,33 @@ def _runs_in(path: Path) -> list[Path]:
     if not is_folder(path):
         raise MtlError(f"{path}: there is no such folder. Expected run folders of `mtl train`")
     if is_file(path / "runs.jsonl"):
-        path = path / "runs"  # the folder of a study
-        if not is_folder(path):
-            raise MtlError(f"{path} is missing: the folder of the study has no run folders")
-    inside = [
-        run
-        for run in sorted(path.iterdir())
-        if is_file(RunFolder(run).config) and not SET_ASIDE.search(run.name)
-    ]
+        return _of_arms(path / "runs")
+    if path.resolve().name == "runs" and is_file(path.resolve().parent / "runs.jsonl"):
+        return _of_arms(path)
+    inside = [run for run in _folders_in(path) if not SET_ASIDE.search(run.name)]
     if not inside:
         raise MtlError(
             f"{path} is neither a run nor a folder of runs: no config.toml in it, and none in a "
             "folder in it. Expected run folders of `mtl train`"
         )
     return inside
+
+
+def _of_arms(path: Path) -> list[Path]:
+    """Return the full-length runs of a study. path: the folder of its run folders."""
+    if not is_folder(path):
+        raise MtlError(f"{path} is missing: the folder of the study has no run folders")
+    inside = [run for run in _folders_in(path) if OF_ARM.fullmatch(run.name)]
+    if not inside:
+        raise MtlError(
+            f"{path} has no full-length run of an arm yet (main-ARM-TRIAL-SEED-STEPS): "
+            "`mtl study run` trains them. Trials, extras and pre-training are not compared"
+        )
+    return inside
+
+
+def _folders_in(path: Path) -> list[Path]:
+    return [run for run in sorted(path.iterdir()) if is_file(RunFolder(run).config)]
 
 
 def compared(tables: Table) -> Iterator[tuple[str, object]]:

@@ -80,6 +80,28 @@ def test_runs_of_a_study_have_its_arms_and_its_baseline(runs) -> None:
     assert (found.baseline, [arm.name for arm in found.arms]) == ("puzzling", ["base", "puzzling"])
 
 
+def test_trials_extras_and_pretraining_of_a_study_are_left_out(runs, tmp_path, subtests) -> None:
+    study = tmp_path / "study"
+    study.mkdir()
+    runs = runs.rename(study / "runs")
+    (study / "runs.jsonl").touch()
+    for arm in ("base", "puzzling"):
+        for seed in range(3):
+            run = (runs / f"{arm}-s{seed}").rename(runs / f"main-{arm}-0-{seed}-1")
+            # With the same settings and seed as the run.
+            for other in (f"tune-{arm}-0-{seed}-1", f"hard-{arm}-0-{seed}-1"):
+                shutil.copytree(run, runs / other)
+    shutil.copytree(run, runs / f"{run.name}-pretraining")
+    shutil.copytree(run, runs / f"{run.name}.old-1")
+    for path in (study, runs):
+        with subtests.test(path=path.name):
+            assert [arm.name for arm in compare_runs([path]).arms] == ["base", "puzzling"]
+    for run in runs.glob("main-*"):
+        shutil.rmtree(run)
+    with pytest.raises(MtlError, match="has no full-length run of an arm yet"):
+        compare_runs([study])
+
+
 def set_cache_size(run: Path, size: int) -> None:
     config = run / "config.toml"
     text, number = re.subn(r"(?m)^cache_size = .*$", f"cache_size = {size}", config.read_text())

@@ -57,8 +57,8 @@ class Protocol:
 
     def scale(self, stage: str) -> Scale:
         """The multiplier of the metric of a stage."""
-        extras = {extra.name: Scale(extra.scale) for extra in self.plan.definition.extras}
-        return extras.get(stage, self.tables.scale)
+        extras = {extra.name: extra for extra in self.plan.definition.extras}
+        return self.tables.scale_of_extra(extras[stage]) if stage in extras else self.tables.scale
 
     def arms(self, stage: str = "main") -> list[str]:
         """The arms that have finished rows."""

@@ -121,7 +121,8 @@ class Extra:
     config: another base configuration, relative to the study; default: the study's.
     split: the split that is used as the test split.
     metric: the reported metric; default: the study's.
-    scale: multiplier of the reported metric; 100 reports a share in points.
+    scale: multiplier of the reported metric. Default: as in the tables of the arms, 100 for a share
+        where higher is better (points), else 1.
     """
 
     name: str
@@ -132,7 +133,7 @@ class Extra:
     factor: float = field(default=1.0, validator=gt(0.0))
     split: str = "test"
     metric: str | None = None
-    scale: float = 100.0
+    scale: float | None = None
 
 
 @frozen

@@ -114,9 +114,15 @@ class Tables:
     def scale(self) -> Scale:
         """The scale of the main metric: points for a share where higher is better."""
         results = self.plan.results
-        values = [metric_in(row, "validation", results.metric) for row in results.rows]
-        shares = all(0 <= value <= 1 for value in values if math.isfinite(value))
-        return Scale(POINTS) if shares and results.higher_is_better() else Scale(1.0, 4)
+        return scale_of(results.rows, results.metric, results.higher_is_better())
+
+    def scale_of_extra(self, extra: Extra) -> Scale:
+        """The scale of the metric of an extra: its own, or as that of the main metric."""
+        if extra.scale is not None:
+            return Scale(extra.scale)
+        results, rows = self.plan.results, self.rows_of(extra.name)
+        metric = self._metric_of(extra, rows)
+        return scale_of(rows, metric, results.higher_is_better(extra.name))
 
     # ------------------------------------------------------------------------------------- parts
 
@@ -301,11 +307,14 @@ class Tables:
                 tables.append(self._extra(extra, rows))
         return tables
 
+    def _metric_of(self, extra: Extra, rows: Sequence[Row]) -> str:
+        return self.plan.definition.metric_of(extra.name) or str(rows[0]["metric"])
+
     def _extra(self, extra: Extra, rows: Sequence[Row]) -> Table:
         plan, baseline = self.plan, self.plan.definition.baseline
-        metric = plan.definition.metric_of(extra.name) or rows[0]["metric"]
+        metric = self._metric_of(extra, rows)
         note = "" if plan.results.higher_is_better(extra.name) else " (lower is better)"
-        scale = Scale(extra.scale)
+        scale = self.scale_of_extra(extra)
         split = "test" if any(row.get("test") for row in rows) else "validation"
         columns = (
             extra.name,
@@ -332,7 +341,8 @@ class Tables:
         chosen = self._chosen_trials(self.plan.results.rows)
         for row in self.plan.results.rows:
             if _is_superseded(row, chosen) and metric in row.get("test", {}):
-                cells.append(f"{name_of(key_of(row))} {POINTS * row['test'][metric]:.2f}")
+                value = shown_number(row["test"][metric], self.scale)
+                cells.append(f"{name_of(key_of(row))} {value}")
         if not cells:
             return ""
         return f"Test metrics of trials that were not chosen in the end: {', '.join(cells)}."
@@ -362,6 +372,13 @@ class Tables:
         """Return arm -> its trial that is used, of the arms of rows that are no trials."""
         names = dict.fromkeys(row["arm"] for row in rows if row["stage"] != "tune")
         return {name: self.plan.trial(self.plan.arm(name)) for name in names}
+
+
+def scale_of(rows: Sequence[Row], metric: str, higher_is_better: bool) -> Scale:
+    """Return how a metric of rows is shown: in points if it is a share where higher is better."""
+    values = [metric_in(row, "validation", metric) for row in rows]
+    shares = all(0 <= value <= 1 for value in values if math.isfinite(value))
+    return Scale(POINTS) if shares and higher_is_better else Scale(1.0, 4)
 
 
 def _is_superseded(row: Row, chosen: Mapping[str, int | None]) -> bool:

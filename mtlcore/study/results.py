@@ -98,7 +98,7 @@ class Results:
         # Rows without the field are of committed studies. An extra with its own scale, such as
         # degrees, reports an error.
         extra = next((e for e in self.definition.extras if e.name == stage), None)
-        return extra is None or extra.scale == 100.0
+        return extra is None or extra.scale in (None, 100.0)
 
     def row(self, run: Run) -> Row | None:
         """Return the row of a run, or None if the run has not ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from mtlcore.study.launchers.one import numbered
 from mtlcore.study.new import new_study
 from mtlcore.study.plan import Plan
 from mtlcore.study.read import read
-from mtlcore.study.report import report
+from mtlcore.study.report import Tables, report
 from mtlcore.study.results import Results
 from mtlcore.study.study import SecondReadWarning, Study
 
@@ -278,6 +279,47 @@ def test_a_seed_that_diverged_is_counted_and_named(folder):
     assert "| puzzling | 1 of 2 | 3 |" in shown
     assert "Without a result: main-puzzling-0-0-3: 20 steps in a row" in shown
     assert "not decided: seed 0 has no result" in shown
+
+
+EXTRA = '[[extras]]\nname = "hard"\narms = ["supervised", "puzzling"]\nseeds = [0, 1]\n'
+
+
+def edited_rows(plan: Plan, change: Callable[[dict], dict]) -> Plan:
+    rows = [row | change(row) for row in plan.results.rows]
+    return Plan(plan.definition, Results(rows, plan.definition))
+
+
+def test_an_error_of_an_extra_is_not_shown_in_points_unless_it_has_a_scale(folder, subtests):
+    plan = played(STUDY + EXTRA, {}, folder)
+    for scale, higher, value, shown in [
+        (None, False, 0.25, "0.2500 +- 0.0000"),
+        (None, True, 0.25, "25.00 +- 0.00"),
+        (None, True, 25.0, "25.0000 +- 0.0000"),
+        (1000.0, False, 0.25, "250.00 +- 0.00"),
+    ]:
+        with subtests.test(scale=scale, higher=higher, value=value):
+            measured = {"higher_is_better": higher, "validation": {"quarter/accuracy": value}}
+            edited = edited_rows(plan, lambda row, new=measured: new)
+            extras = tuple(evolve(extra, scale=scale) for extra in plan.definition.extras)
+            study = evolve(plan.definition, extras=extras)
+            (table,) = Tables(Plan(study, edited.results)).extras()
+            assert table.rows[0][:3] == ("supervised", "2", shown)
+
+
+def test_the_test_error_of_a_trial_that_is_not_chosen_is_not_shown_in_points(folder):
+    trials = 'trials = [["optimizer.lr=0.1"], ["optimizer.lr=0.2"]]\n'
+    text = STUDY.replace("[arms.puzzling]\n", f"[arms.puzzling]\n{trials}")
+    plan = edited_rows(
+        played(text, {}, folder),
+        lambda row: {
+            "higher_is_better": False,
+            "test": {"quarter/accuracy": 6.25} if row["stage"] == "main" else {},
+            "validation": {"quarter/accuracy": 5.0 - row["trial"]},
+        },
+    )
+    assert plan.trial(plan.arm("puzzling")) == 1
+    shown = Tables(plan).superseded()
+    assert "main-puzzling-0-0-3 6.2500, main-puzzling-0-1-3 6.2500." in shown
 
 
 # ---------------------------------------------------------------------------------------- the runs

@@ -308,7 +308,9 @@ class Tables:
         return tables
 
     def _metric_of(self, extra: Extra, rows: Sequence[Row]) -> str:
-        return self.plan.definition.metric_of(extra.name) or str(rows[0]["metric"])
+        """Return the metric of an extra. A run that diverged in its pre-training names none."""
+        named = (str(row["metric"]) for row in rows if "metric" in row)
+        return self.plan.definition.metric_of(extra.name) or next(named, self.plan.results.metric)
 
     def _extra(self, extra: Extra, rows: Sequence[Row]) -> Table:
         plan, baseline = self.plan, self.plan.definition.baseline

@@ -306,6 +306,19 @@ def test_an_error_of_an_extra_is_not_shown_in_points_unless_it_has_a_scale(folde
             assert table.rows[0][:3] == ("supervised", "2", shown)
 
 
+def test_an_extra_whose_runs_diverged_in_their_pretraining_has_a_table(folder, subtests):
+    plan = played(STUDY + EXTRA, {}, folder)
+    for diverged in (1, 4):  # the first one, all of them
+        rows = [dict(row) for row in plan.results.rows]
+        for row in [row for row in rows if row["stage"] == "hard"][:diverged]:
+            del row["metric"], row["higher_is_better"]
+            row |= {"failed": "20 steps in a row", "validation": {}, "diverged": True}
+        with subtests.test(diverged=diverged):
+            (table,) = Tables(Plan(plan.definition, Results(rows, plan.definition))).extras()
+            assert table.columns[2] == "quarter/accuracy on validation"
+            assert table.rows[1][1] == ("2" if diverged == 1 else "0")
+
+
 def test_the_test_error_of_a_trial_that_is_not_chosen_is_not_shown_in_points(folder):
     trials = 'trials = [["optimizer.lr=0.1"], ["optimizer.lr=0.2"]]\n'
     text = STUDY.replace("[arms.puzzling]\n", f"[arms.puzzling]\n{trials}")

@@ -111,6 +111,12 @@ def write_demo(folder: Path, example: Path, overrides: Sequence[str] = ()) -> De
     Raises MtlError if the folder exists, or on wrong overrides; then nothing is written.
     """
     require_new(folder)
+    for override in overrides:
+        if _key(override) in ("seed", "train.epochs"):
+            raise MtlError(
+                f"--set {override}: the demo trains the seeds {', '.join(map(str, SEEDS))}, for "
+                "train.steps each: set train.steps, or edit the study of a demo"
+            )
     experiment = load(example, overrides)
     text = study_text(experiment, example.name, overrides)
     with write_errors_as_mtl_error(folder):
@@ -132,11 +138,18 @@ def study_text(experiment: Experiment, config: str, overrides: Sequence[str]) ->
     ]
     if dropped:
         lines.append('differ = ["data"]  # HMTL has the unlabeled samples, too')
-    if overrides:
-        lines.append(f"settings = {json.dumps(list(overrides))}  # of every run")
+    settings = [override for override in overrides if _key(override) != "train.steps"]
+    if len(settings) < len(overrides):
+        lines.append(f"steps = {experiment.train.steps}")
+    if settings:
+        lines.append(f"settings = {json.dumps(settings)}  # of every run")
     lines += ["", f"[arms.{SL}]", f"set = {json.dumps([*off, *dropped])}"]
     lines += ["", f"[arms.{HMTL}]", "set = []"]
     return "\n".join(lines) + "\n"
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].strip()
 
 
 def require_new(folder: Path) -> None:

@@ -298,6 +298,7 @@ class TrainsAgain(Callback):
         (run.folder / "found.json").write_text(json.dumps(found))
 
 
+@pytest.mark.slow
 def test_a_process_trains_one_run_at_a_time(tmp_path: Path) -> None:
     run = train(tmp_path / "run", dots(callbacks={"again": TrainsAgain()}))
     found = json.loads((run.path / "found.json").read_text())

@@ -29,7 +29,7 @@ PRETEXTS = [
     for name, cls in sorted(catalog().of_kind("pretext").items())
     if cls.__module__.startswith("mtl_pretexts.")
 ]
-FAMILIES = ("puzzling", "inpainting", "rotation", "relative_location", "simclr", "consistency")
+FAMILIES = ("puzzling", "inpainting", "rotation", "consistency")
 
 
 def case(name: str, fields: dict[str, object], examples: int, number: int = 0):

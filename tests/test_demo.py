@@ -51,6 +51,8 @@ def test_an_existing_folder_and_a_wrong_key_are_refused_and_nothing_is_written(t
     assert folder == tmp_path / "demo-2"
     with pytest.raises(MtlError, match="stepz"):
         write_demo(folder, EXAMPLE, ["train.stepz=2"])
+    with pytest.raises(MtlError, match="--set seed=5: the demo trains the seeds 0, 1, 2"):
+        write_demo(folder, EXAMPLE, ["seed=5"])
     assert not folder.exists()
 
 

@@ -195,6 +195,7 @@ def test_agreement_counts_equal_answers_and_scales_values_above_one():
 # ------------------------------------------------------------------------------------ benchmark
 
 
+@pytest.mark.slow
 def test_a_benchmark_measures_each_format_with_the_accuracy_of_mtl_eval(run, capsys):
     words = ["benchmark", str(run.path), "--formats", "torch", "torch-export", "--json"]
     assert main(words) == 0

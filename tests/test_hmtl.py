@@ -650,6 +650,7 @@ def test_a_run_that_is_trained_again_is_the_same_to_the_bit(tmp_path, capsys):
     assert second["weights"] in printed
 
 
+@pytest.mark.slow
 def test_a_row_with_old_keys_is_trained_again_and_both_fingerprints_are_printed(tmp_path, capsys):
     words = ("--protocol", "digits", "--work", tmp_path)
     small = ("--try", "data.digits.limit=60")

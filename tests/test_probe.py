@@ -134,7 +134,7 @@ def test_it_probes_every_nth_epoch_and_at_the_end(tmp_path):
     assert steps == [3 * steps_per_epoch, 4 * steps_per_epoch]
 
 
-@pytest.mark.parametrize("ema", ["0", "0.9"])
+@pytest.mark.parametrize("ema", [pytest.param("0", marks=pytest.mark.slow), "0.9"])
 def test_it_probes_the_inference_network_on_the_labeled_training_samples(tmp_path, ema):
     """Computed again from the saved weights: those of the EMA if the run has one."""
     overrides = (f"train.ema={ema}", "data.dots.labels=0.5", 'data.dots.unlabeled="keep"')

@@ -207,7 +207,8 @@ def read_labels(experiment: Experiment, index: Index) -> tuple[str, ...]:
     columns = columns_of(index)
     tasks = [entry.component for entry in experiment.tasks.values()]
     if any(isinstance(task, AlignedTask) and task.reads in columns for task in tasks):
-        return tuple(name for name in index.annotations if any(t.reads == name for t in tasks))
+        read = {task.reads for task in tasks}
+        return tuple(name for name in index.annotations if name in read)
     return labels_of(experiment, index)
 
 
@@ -241,11 +242,11 @@ def _strata(
     task reads a map or points, samples with and without them are different strata. Otherwise,
     a small share of the labels could contain none of them.
     """
-    first = next(iter(labels), None)
-    strata = strata_of(None if first is None else labels[first], len(index))
+    name, first = next(iter(labels.items()), ("", None))
+    strata = strata_of(first, len(index))
     tasks = [entry.component for entry in experiment.tasks.values()]
-    if first is not None and any(t.reads == first and not t.stratifies for t in tasks):
-        strata = is_labeled(labels[first]).astype(np.int64)
+    if first is not None and any(task.reads == name and not task.stratifies for task in tasks):
+        strata = is_labeled(first).astype(np.int64)
     columns = columns_of(index)
     for entry in experiment.tasks.values():
         name = entry.component.reads

@@ -202,6 +202,7 @@ def test_an_impossible_shape_of_the_small_network_is_an_error_that_names_the_fie
         ResnetSmall(**field)
 
 
+@pytest.mark.slow
 def test_listing_the_encoders_imports_neither_torchvision_nor_timm() -> None:
     code = (
         "import sys, mtlcore.encoders\n"

@@ -215,6 +215,7 @@ def test_a_large_dataset_is_cached_until_a_file_is_added_or_removed(
     assert wider.annotations["box_px"][0, 0] != first.annotations["box_px"][0, 0]
 
 
+@pytest.mark.slow
 def test_the_real_copy_has_its_known_counts(unpacked):
     dataset = W300Lp(unpacked("headpose") / "headpose")
     index = dataset.index()

@@ -141,6 +141,7 @@ def test_accuracy_counts_the_right_orders():
     assert float(metric.compute()) == 0.75
 
 
+@pytest.mark.slow
 def test_it_learns():
     losses = learned(JigsawPermutation(), steps=80, n=32, lr=1e-2)
     assert losses[0] == pytest.approx(math.log(24), abs=0.5)

@@ -393,6 +393,7 @@ def test_a_study_runs_is_edited_and_is_read_on_test(folder):
     assert {old.name for old in stale} == {"main-supervised-0-0-3", "main-puzzling-0-0-3"}
 
 
+@pytest.mark.slow
 def test_an_edited_pretraining_is_trained_again_and_its_second_part_too(folder):
     text = STUDY.replace("[0, 1]", "[0]")
     text += '[arms.puzzling.pretraining]\nshare = 0.4\nset = ["optimizer.lr=0.01"]\n'

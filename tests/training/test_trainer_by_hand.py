@@ -236,6 +236,7 @@ class Notes(SilentReporter):
         self.texts.append(text)
 
 
+@pytest.mark.slow
 def test_a_trainer_shows_what_a_run_shows(load, tmp_path, capsys):
     notes = Notes()
     trainer = Trainer(load({"data.dots.bad": 1}), out=tmp_path / "run", progress=notes)
@@ -405,7 +406,7 @@ def test_evaluating_the_model_between_steps_does_not_leave_it_in_eval_mode(load)
     assert_same(state(plain), state(evaluated))
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("ema", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
 @pytest.mark.parametrize("take", [Trainer.step, by_hand])
 def test_evaluating_the_inference_network_alone_does_not_leave_its_modules_in_eval_mode(
     load, ema, take

@@ -71,6 +71,14 @@ CASES: tuple[tuple[str, str, tuple[tuple[str, str, str, str], ...]], ...] = (
         ),
     ),
     (
+        "few labels, many unlabeled images, a vision transformer from scratch",
+        "pre-training by `masked_image` with `drop=true` on all images, then fine-tuning",
+        (
+            ("vit", "main", "mae_finetune", "sl_long"),
+            ("vit", "main", "joint_all", "mae_finetune"),
+        ),
+    ),
+    (
         "all images are labeled",
         "more steps of supervised learning, first",
         (("cpu2", "labels_100", "puzzling", "sl_long"),),

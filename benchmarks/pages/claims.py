@@ -19,6 +19,8 @@ def claims(known: Mapping[str, Protocol]) -> str:
     for name, protocol in known.items():
         if question(FOLDER / f"{name}.toml").startswith("SUPERSEDED"):
             continue
+        if not protocol.arms():
+            continue  # only trials have ended
         definition = protocol.plan.definition
         metric = protocol.plan.results.metric
         about = f"{metric} on test, in points. Baseline: `{definition.baseline}`. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from ..model.hybrid import HybridModel
 from ..model.inference import SharedEncoder
 from ..model.plan import training_plan
 from ..model.views import prepare
-from ..networks import EMA
+from ..networks import EMA, world_size
 from ..rng import WEIGHTING, WEIGHTS, KeyedRng
 from ..runs import RunFolder
 from ..weights import load_weights
@@ -28,6 +29,7 @@ from .gradients import task_weights
 from .groups import groups_of
 from .optim import loss_weighting_optimizer_for
 from .state import TrainState
+from .step import graph_context
 
 PLUGIN_FAILURES = (
     RuntimeError,
@@ -190,17 +192,25 @@ def try_weighting(experiment: Experiment, device: torch.device) -> None:
 
 
 def dry_run(train_state: TrainState, real: Batch) -> None:
-    """Run two samples forward before training starts.
+    """Run two samples forward before training starts, and find what each loss moves.
 
     Raises MtlError if the encoder cannot read a view, if a loss has a wrong shape, or if the
     features hide their gradient.
     """
     experiment = train_state.experiment
-    rng = KeyedRng((experiment.seed,), train_state.fabric.device)
-    train_state.model.eval()
+    model, rng = train_state.model, KeyedRng((experiment.seed,), train_state.fabric.device)
+    # On one device, autograd leaves alone what a loss does not move: see `HybridModel.idle`.
+    differentiates = world_size() > 1 or experiment.weighting.at != "losses"
+    model.eval()
     try:
-        with torch.set_grad_enabled(train_state.model.measuring), train_state.fabric.autocast():
-            train_state.model(prepare(training_plan(experiment), real.first(2), rng))
+        with (
+            torch.set_grad_enabled(differentiates),
+            train_state.fabric.autocast(),
+            graph_context(differentiates),
+        ):
+            losses, _ = model(prepare(training_plan(experiment), real.first(2), rng))
+            if differentiates:
+                _find_moved(model, losses)
     except PLUGIN_FAILURES as error:
         names = ", ".join(experiment.entries)
         reason = "; ".join([str(error), *getattr(error, "__notes__", ())])
@@ -209,4 +219,18 @@ def dry_run(train_state: TrainState, real: Batch) -> None:
             f"({names}; input.size = {written(experiment.input.size)}): {reason}"
         ) from error
     finally:
-        train_state.model.train()
+        model.train()
+
+
+def _find_moved(model: HybridModel, losses: Mapping[str, Tensor]) -> None:
+    """Find which parameters each loss moves, and leave no gradient."""
+    try:
+        for label, loss in losses.items():
+            model.zero_grad(set_to_none=True)
+            if loss.requires_grad:
+                loss.backward(retain_graph=True)
+            model.only_moved(label, {p for p in model.parameters() if p.grad is not None})
+    except PLUGIN_FAILURES:
+        pass  # in eval mode alone: the trial of a step, which follows, names what fails in training
+    finally:
+        model.zero_grad(set_to_none=True)

@@ -23,16 +23,13 @@ from ..data.dataset import RunData
 from ..data.loader import Loader
 from ..errors import MtlError
 from ..evaluation.measure import measure, measure_pretexts
-from ..model.plan import training_plan
-from ..model.views import prepare
-from ..networks import single_rank, world_size
+from ..networks import single_rank
 from ..registry.records import one_line
-from ..rng import KeyedRng
 from .buffers import Buffers
 from .build import PLUGIN_FAILURES, dry_run
 from .micro_batches import LazyMicroBatches
 from .state import TrainState
-from .step import Logged, differentiate, graph_context, measure_if_due
+from .step import Logged, differentiate, measure_if_due
 
 MOST_LINES = 3  # of a compiler's error in a message
 NEARLY_ALL = 0.999  # a share that is 1 up to rounding
@@ -57,7 +54,6 @@ def try_run(train_state: TrainState, callbacks: Callbacks, data: RunData, loader
     # order of batch shapes.
     first = loader.batch(0, 0)
     dry_run(train_state, first)
-    find_moved(train_state, first)
     batches: list[Batch] = []
     for number in range(train_state.accumulated):
         batches.append(loader.batch(0, train_state.global_micro_batch(number)))
@@ -94,32 +90,6 @@ def try_step(train_state: TrainState, batches: list[Batch]) -> Logged:
         model.measuring = measuring
         model.zero_grad(set_to_none=True)
         loss_weighting.zero_grad(set_to_none=True)
-
-
-def find_moved(train_state: TrainState, real: Batch) -> None:
-    """Find which parameters the loss of each label moves, with two samples.
-
-    On several devices, and for a weighting that reads gradients, a step without labels of a task
-    must leave the others alone: see `HybridModel.idle`. On one device, autograd does.
-    """
-    experiment, model = train_state.experiment, train_state.model
-    if world_size() == 1 and experiment.weighting.at == "losses":
-        return
-    rng = KeyedRng((experiment.seed,), train_state.fabric.device)
-    model.eval()
-    try:
-        with torch.enable_grad(), train_state.fabric.autocast(), graph_context(once_per_loss=True):
-            losses, _ = model(prepare(training_plan(experiment), real.first(2), rng))
-            for label, loss in losses.items():
-                model.zero_grad(set_to_none=True)
-                if loss.requires_grad:
-                    loss.backward(retain_graph=True)
-                model.only_moved(label, {p for p in model.parameters() if p.grad is not None})
-    except PLUGIN_FAILURES:
-        pass  # in eval mode alone: the trial of a step, which follows, names what fails in training
-    finally:
-        model.zero_grad(set_to_none=True)
-        model.train()
 
 
 def _note_lost_labels(callbacks: Callbacks, unfollowed: Logged) -> None:

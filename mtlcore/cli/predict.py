@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -71,6 +72,7 @@ def predict(
         The device, such as cpu or cuda:1; default: a GPU if there is one.
     """
     from ..prediction.sources import listing
+    from ._outputs import require_new, require_outside
     from ._predictor import open_predictor
     from ._shared import print_line
 
@@ -79,10 +81,10 @@ def predict(
             "nothing to predict: add images, folders, globs, tables or videos, such as: "
             f"mtl predict {run} photos/"
         )
-    _require_new(csv, parquet, draw)
+    require_new(csv, parquet, draw)
     found = listing(source)
     if draw is not None:
-        _require_outside(draw, found.folders)
+        require_outside(draw, found.folders)
     predictor = open_predictor(
         run,
         detector=_detector(run, detector, set_, plugin),
@@ -106,9 +108,7 @@ def predict(
 
 
 def _print_passed_over(files: Sequence[str], json: bool) -> None:
-    """Print one line about the files that are no images; on stderr beside JSON."""
-    import sys
-
+    """Print one line about the files that are not images; on stderr beside JSON."""
     from ..data.folder import IMAGES
     from ..errors import first_few
     from ._shared import print_line
@@ -139,52 +139,6 @@ class _Counts:
         self.errors += bool(prediction.error)
         self.read += prediction.error in ("", NOTHING_FOUND)
         self.first_error = self.first_error or prediction.error
-
-
-def _require_new(csv: Path | None, parquet: Path | None, draw: Path | None) -> None:
-    """Raise MtlError if something would be overwritten. Called before any work."""
-    from ..files import exists, is_folder, refuse_existing, write_errors_as_mtl_error
-
-    _require_different({"--csv": csv, "--parquet": parquet, "--draw": draw})
-    for table in (csv, parquet):
-        if table is not None:
-            refuse_existing(table)
-    if draw is None or not exists(draw):
-        return
-    if not is_folder(draw):
-        raise MtlError(f"--draw {draw} is a file: choose a new or empty folder")
-    with write_errors_as_mtl_error(draw):
-        if any(draw.iterdir()):
-            raise MtlError(f"--draw {draw}: the folder is not empty: choose another one")
-
-
-def _require_outside(draw: Path, folders: Sequence[Path]) -> None:
-    """Raise MtlError if the drawings would be in a folder that is read: they are images, too."""
-    import os
-
-    from ..data.images import is_below
-
-    for folder in folders:
-        if is_below(os.path.realpath(folder), os.path.realpath(draw)):
-            raise MtlError(
-                f"--draw {draw} is below the source {folder}, whose images are predicted: choose a "
-                "folder outside of it"
-            )
-
-
-def _require_different(files: Mapping[str, Path | None]) -> None:
-    """Raise MtlError if two options name the same file. files: option -> its value."""
-    import os
-
-    option_of: dict[str, str] = {}
-    for option, file in files.items():
-        if file is None:
-            continue
-        other = option_of.setdefault(os.path.realpath(file), option)
-        if other != option:
-            raise MtlError(
-                f"{other} and {option} name the same file, {file}: choose another name for one"
-            )
 
 
 def _write_predictions(

@@ -12,30 +12,20 @@ import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from heapq import merge
-from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from attrs import frozen
 from PIL import Image
 from torch import Tensor
 
-from ..contracts import Skipped
-from ..data.csv_table import Csv
 from ..data.folder import IMAGES
 from ..data.images import from_pillow, read_image
-from ..data.table import Rows
 from ..errors import MtlError
 from ..files import exists
-
-if TYPE_CHECKING:
-    import pyarrow
+from .image_table import listed_images
 
 VIDEOS = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
-PATH_COLUMNS = ("path", "image", "file", "filename", "key")
-"""The columns of a table that may hold paths, in this order of preference."""
 
 
 @frozen(eq=False)
@@ -61,7 +51,7 @@ def items_of(sources: Iterable[Source | Iterable[Source]]) -> Iterator[Item]:
     Each source is one of
 
     - the path of an image; of a folder, read with its subfolders in the order of the names; of a
-      .csv table with one of the columns `PATH_COLUMNS`, whose paths are relative to the table; of
+      .csv table of paths, which are relative to the table (see `image_table.PATH_COLUMNS`); of
       a video (needs the extra `video`);
     - a glob such as "photos/*.jpg";
     - a Pillow image;
@@ -100,7 +90,7 @@ class Listing:
     sources: what `items_of` reads: the paths, and what the globs match now, not later.
     folders: those that are read, with all that is below them.
     count: of images; None if a video does not declare its frames.
-    passed_over: the files in these folders that are no images.
+    passed_over: the files in these folders that are not images.
     """
 
     sources: Sequence[Source]
@@ -160,7 +150,7 @@ def _count_of(source: str | Item, passed_over: list[str]) -> int | None:
 
 
 def _of_path(path: str, passed_over: list[str]) -> Iterator[Item]:
-    """The images of a path or glob. Files in folders that are no images go to `passed_over`."""
+    """The images of a path or glob. Files in folders that are not images go to `passed_over`."""
     suffix = Path(path).suffix.lower()
     if _is_folder(path):
         yield from _of_folder(Path(path), passed_over)
@@ -246,64 +236,12 @@ def _is_video(path: str) -> bool:
 
 
 def _of_table(file: Path) -> Iterator[Item]:
-    """The images that a csv lists, by the rules of the dataset `csv`, one for each row.
-
-    Paths are relative to the folder of the table.
-    """
-    table = _Table(file)
-    names = table.column_names()
-    column = next((name for name in PATH_COLUMNS if name in names), None)
-    if column is None:
-        raise MtlError(
-            f"{file} has the columns {', '.join(names)}: expected one of "
-            f"{', '.join(PATH_COLUMNS)}, with paths of images"
-        )
-    skipped = Skipped()
-    rows = table.read_columns([column], skipped)
-    listed = _listed(file, rows.lines.tolist(), table.texts(column, names, rows))
-    # A row that can't be read keeps its place. Its name in `skipped` is "line 5".
-    broken: list[tuple[int, Item]] = []
-    for problem, lines in skipped.names.items():
-        for line in lines:
-            broken.append((int(line.split()[-1]), _failed(str(file), f"{line}: {problem}")))
-    broken.sort(key=itemgetter(0))
-    is_empty = True
-    for _, item in merge(listed, broken, key=itemgetter(0)):
-        is_empty = False
-        yield item
-    if is_empty:
-        raise MtlError(f"{file} lists no image: it has no row below the header line")
-
-
-class _Table(Csv):
-    """A table of images to predict."""
-
-    encoding_advice = "Save it as UTF-8"
-
-    def texts(self, column: str, names: Sequence[str], rows: Rows) -> Iterator[str | None]:
-        """Yield the cells of a column; None for a row without any text."""
-        import pyarrow.compute as pc
-
-        cells = rows.cells[column]
-        others: dict[str, pyarrow.ChunkedArray] = {}
-        if pc.any(pc.equal(cells, "")).as_py():
-            others = self.read_columns(names, Skipped()).cells
-        for row, cell in enumerate(cells):
-            text = cell.as_py()
-            is_blank = not text and not any(other[row].as_py() for other in others.values())
-            yield None if is_blank else text
-
-
-def _listed(
-    table: Path, lines: Sequence[int], paths: Iterator[str | None]
-) -> Iterator[tuple[int, Item]]:
-    """Yield the line and the image of each row, without blank rows."""
-    for line, path in zip(lines, paths):
-        if path:
-            full = table.parent / path
-            yield line, Item(str(full), partial(read_image, full))
-        elif path is not None:
-            yield line, _failed(str(table), f"line {line}: no path")
+    """The images that a csv lists, one for each row."""
+    for _, path, problem in listed_images(file):
+        if path is None:
+            yield _failed(str(file), problem)
+        else:
+            yield Item(str(path), partial(read_image, path))
 
 
 def _of_video(path: str) -> Iterator[Item]:

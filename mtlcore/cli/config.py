@@ -115,7 +115,7 @@ def schema(*, out: Out = None, plugin: PluginFiles = ()) -> int:
         print_json(found)
         return 0
     if exists(out) and not _is_schema(out):
-        raise MtlError(f"{out} exists and is no JSON Schema: choose another --out")
+        raise MtlError(f"{out} exists and is not a JSON Schema: choose another --out")
     with write_errors_as_mtl_error(out):
         write_atomically(out, f"{to_json(found, indent=2)}\n".encode())
     print_line(f"wrote {out}: begin your configuration with the line  #:schema {out.name}")

@@ -89,7 +89,7 @@ def test_the_schema_accepts_every_example_and_finds_mistakes(tmp_path, capsys, s
     assert main(["config", "schema", "--out", str(tmp_path / "s.json")]) == 0
     (tmp_path / "own.toml").write_text("[train]\n")
     assert main(["config", "schema", "--out", str(tmp_path / "own.toml")]) == 2
-    assert "own.toml exists and is no JSON Schema" in capsys.readouterr().err
+    assert "own.toml exists and is not a JSON Schema" in capsys.readouterr().err
     assert (tmp_path / "own.toml").read_text() == "[train]\n"
 
 

@@ -3,11 +3,11 @@
 Commands are listed here and imported when they are called, so that `mtl --help` imports no torch.
 
 Exit codes: 0 on success; 1 where `mtl plugins check` finds a failure, or where `mtl config diff`
-finds a difference; 2 for an error that the user
-can fix (its message alone, on stderr), and for output that can't be written; 3 for a run that
-diverged; 130 after Ctrl-C, and 128 + its number after another signal that a run was saved for. Any
-other exception is a bug of the program and keeps its traceback. A reader of stdout that goes away
-(`mtl plugins | head`) changes nothing: the command does its work, and its output is dropped.
+finds a difference; 2 for an error that the user can fix (its message alone, on stderr), and for
+output that can't be written; 3 for a run that diverged; 130 after Ctrl-C, and 128 + its number
+after another signal. Any other exception is a bug of the program and keeps its traceback. A reader
+of stdout that goes away (`mtl plugins | head`) changes nothing: the command does its work, and its
+output is dropped.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from cyclopts import App
 from .. import __version__
 from ..errors import MtlError
 from ..stdout import lossy_stdout, open_missing_outputs
+from ._signals import signals_end_the_command
 from .plugins import plugins
 
 COMMANDS = {
@@ -116,7 +117,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
     """Run one command line (default: that of the process) -> the exit code."""
     open_missing_outputs()
     warnings.formatwarning = _short_warning
-    with lossy_stdout() as output:
+    with signals_end_the_command(), lossy_stdout() as output:
         code = _run(tokens)
     if output is None or output.lost is None:
         return code

@@ -158,8 +158,13 @@ class ImageMask(Dataset):
             stem, ending = _split_ending(key.removeprefix(of_masks))
             if ending not in MASKS:
                 skipped.add(f"a mask that is none of {', '.join(MASKS)}", key)
-            else:
-                masks[stem] = key
+                continue
+            if stem in masks:
+                raise MtlError(
+                    f"image_mask: {self.root}: {masks[stem]} and {key} are masks of one image; "
+                    "expected one: remove the other"
+                )
+            masks[stem] = key
         samples: list[_Sample] = []
         of_images = f"{folder}{self.images}/"
         stems: set[str] = set()

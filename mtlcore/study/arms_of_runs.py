@@ -34,8 +34,11 @@ class Arm:
         return next(iter(self.runs.values()))
 
     def mean(self, entry: str) -> float | None:
-        """The mean of an entry of run.json, such as "cpu_s", over the finished runs."""
-        values = [run.provenance[entry] for run in self.runs.values() if run.finished]
+        """The mean of an entry of run.json, such as "cpu_s", over the finished runs.
+
+        That of a pre-training is included. Raises MtlError if the folder of one can't be read.
+        """
+        values = [run.total(entry) for run in self.runs.values() if run.finished]
         return sum(values) / len(values) if values else None
 
 

@@ -71,12 +71,15 @@ def prepared(definition: Definition) -> Definition:
 def _require_free_keys(definition: Definition) -> None:
     """Raise MtlError on settings of `seed` and steps that the study itself sets for each run.
 
-    In an arm and in an extra they would do nothing. In `settings` they would replace the seed and
-    the steps that the name of a run, its row and the tables have.
+    In an arm, in its pre-training and in an extra they would do nothing. In `settings` they would
+    replace the seed and the steps that the name of a run, its row and the tables have.
     """
     of_arms = {"seed": "`seeds` sets the seeds of all arms"}
+    of_arms |= {"train.epochs": "arms are compared at equal steps: set train.steps"}
     if definition.steps is not None:
         of_arms |= _both_steps("`steps` sets the steps of all arms: use `factor`")
+    of_first_part = {"seed": "`seeds` sets the seeds of all arms"}
+    of_first_part |= _both_steps("`share` sets the steps of the pre-training")
     of_all = {"seed": "`seeds` sets the seeds of all arms"}
     of_all |= _both_steps("set `steps` (and `tune_steps` for trials) in the study")
     of_extra = {"seed": "set `seeds` of the extra"}
@@ -86,6 +89,9 @@ def _require_free_keys(definition: Definition) -> None:
     for name, arm in definition.arms.items():
         settings = [*arm.set, *(word for trial in arm.trials for word in trial)]
         problems += _taken(f"arms.{name}", settings, of_arms)
+        if arm.pretraining is not None:
+            where = f"arms.{name}.pretraining.set"
+            problems += _taken(where, arm.pretraining.set, of_first_part)
     problems += _taken("settings", definition.settings, of_all)
     for extra in definition.extras:
         problems += _taken(f"extras.{extra.name}.set", extra.set, of_extra)

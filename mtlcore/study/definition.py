@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Literal
 
 from attrs import evolve, field, frozen
-from attrs.validators import and_, ge, gt, le, optional
+from attrs.validators import and_, ge, gt, lt, optional
 
 Control = Literal["views_only", "random_target"]
 CONTROLS: tuple[Control, ...] = ("views_only", "random_target")
 Equal = Literal["encoder", "data", "input", "steps"]
 """What all arms share, unless the study lists it in `differ`."""
 
-share = and_(ge(0.0), le(1.0))
+share = and_(gt(0.0), lt(1.0))
 
 
 @frozen
@@ -27,8 +27,8 @@ class Pretraining:
 
     The second part starts from the encoder of the first.
 
-    share: share of the run's steps, 0 to 1.
-    set: settings of this part, as `mtl train --set` takes them.
+    share: share of the run's steps, above 0 and below 1.
+    set: settings of this part, as `mtl train --set` takes them. They can't set `seed` and steps.
     """
 
     share: float = field(validator=share)

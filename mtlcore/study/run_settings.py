@@ -65,11 +65,33 @@ class RunRecord:
     @property
     def settings(self) -> dict[str, object]:
         """Dotted key -> value of everything that two runs of one arm have in common."""
-        return {
+        shared = {
             key: _without_learned(key, value)
             for key, value in compared(self.tables)
             if key != CACHE_SIZE
         }
+        if self.pretraining is not None:
+            shared["train.init_from"] = f"the pre-training of {_without_seed(self)}"
+        return shared
+
+    @property
+    def pretraining(self) -> Path | None:
+        """The folder of its pre-training, if it is a run of a study and has one."""
+        first_part = f"{self.path.name}-pretraining"
+        start = self.tables.get("train", {}).get("init_from")
+        if not start or Path(start).name != first_part:
+            return None
+        return self.path.with_name(first_part)
+
+    def total(self, entry: str) -> float:
+        """Return an entry of run.json, such as "cpu_s", with that of its pre-training.
+
+        Raises MtlError if the folder of the pre-training is missing or damaged.
+        """
+        own = float(self.provenance[entry])
+        if self.pretraining is None:
+            return own
+        return own + float(RunFolder.open(self.pretraining).provenance()[entry])
 
     @property
     def cache_size(self) -> object:
@@ -173,6 +195,11 @@ def _missing_table(key: str, now: Mapping[str, object], before: Mapping[str, obj
     table = f"{section}.{rest.partition('.')[0]}"
     both = all(any(k.startswith(f"{table}.") for k in side) for side in (now, before))
     return None if both else table
+
+
+def _without_seed(run: RunRecord) -> str:
+    """Return the name of a run of a study without its seed: stage, arm, trial, steps."""
+    return re.sub(rf"-{run.seed}-(\d+)$", r"-\1", run.path.name)
 
 
 def _without_learned(key: str, value: object) -> object:

@@ -254,8 +254,11 @@ def _without_paths(config: str) -> str:
 
 
 def _pretraining_steps(run: Run) -> int:
+    """Return the steps of the first part: at least one, and one is left for the second part."""
     pretraining = run.arm.pretraining
-    return round(run.steps * pretraining.share) if pretraining else 0
+    if pretraining is None:
+        return 0
+    return min(max(round(run.steps * pretraining.share), 1), run.steps - 1)
 
 
 def _here() -> Row:

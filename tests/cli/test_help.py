@@ -123,6 +123,23 @@ def test_ctrl_c_exits_130_without_a_traceback() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_removes_what_a_command_was_writing(tmp_path: Path, name: str, code: int) -> None:
+    temporary = tmp_path / "temporary"
+    listen = f"import os, signal; signal.signal(signal.{name}, signal.SIG_DFL)"
+    body = f"""
+    import pathlib
+    from mtlcore.files import removed_after_failure
+    folder = pathlib.Path({str(temporary)!r})
+    with removed_after_failure(folder):
+        folder.mkdir()
+        os.kill(os.getpid(), signal.{name})
+    """
+    done = python(f"{listen}\n{COMMAND.format(body=body)}")
+    assert (done.returncode, done.stderr) == (code, "")
+    assert not temporary.exists()
+
+
 def test_a_number_that_a_command_returns_is_the_exit_code() -> None:
     assert python(COMMAND.format(body="return 7")).returncode == 7
 

@@ -116,6 +116,13 @@ def test_a_bad_mask_is_refused_with_what_to_do(tmp_path, subtests):
             dataset.decode(dataset.index(), 0)
 
 
+def test_two_masks_of_one_image_are_refused(tmp_path):
+    pair(tmp_path)
+    mask(tmp_path / "masks" / "1.tif")
+    with pytest.raises(MtlError, match=r"masks/1\.png and masks/1\.tif are masks of one image"):
+        ImageMask(tmp_path).index()
+
+
 def test_a_wrong_folder_or_setting_is_refused(tmp_path, subtests):
     photo(tmp_path / "half" / "images" / "1.jpg")
     (tmp_path / "empty").mkdir()

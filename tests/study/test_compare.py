@@ -102,6 +102,36 @@ def test_trials_extras_and_pretraining_of_a_study_are_left_out(runs, tmp_path, s
         compare_runs([study])
 
 
+def test_the_seeds_of_an_arm_with_pretraining_stay_one_arm(runs, tmp_path) -> None:
+    """Each of its runs starts from weights of its own, and their compute counts."""
+    for arm in ("base", "puzzling"):
+        for seed in range(3):
+            (runs / f"{arm}-s{seed}").rename(runs / f"main-{arm}-0-{seed}-1")
+    for seed in range(3):
+        run = runs / f"main-puzzling-0-{seed}-1"
+        start_from(run, shutil.copytree(run, runs / f"{run.name}-pretraining"))
+    (runs.parent / "runs.jsonl").touch()
+    found = compare_runs([runs])
+    assert {arm.name: list(arm.runs) for arm in found.arms} == {
+        "base": [0, 1, 2],
+        "puzzling": [0, 1, 2],
+    }
+    assert "train.init_from" in found.different["puzzling"]
+    assert any("puzzling encodes 4.00 times as many images" in note for note in found.notes)
+
+    shutil.rmtree(runs / "main-puzzling-0-1-1-pretraining")
+    with pytest.raises(MtlError, match="main-puzzling-0-1-1-pretraining"):
+        compare_runs([runs])
+
+
+def start_from(run: Path, first_part: Path) -> None:
+    config = run / "config.toml"
+    text = config.read_text().partition("\n")[2]
+    text, number = re.subn(r"(?m)^\[train\]$", f'[train]\ninit_from = "{first_part}"', text)
+    assert number == 1
+    config.write_text(seal_toml(text))
+
+
 def set_cache_size(run: Path, size: int) -> None:
     config = run / "config.toml"
     text, number = re.subn(r"(?m)^cache_size = .*$", f"cache_size = {size}", config.read_text())

@@ -142,6 +142,21 @@ def test_an_arm_that_sets_its_steps_trains_that_many(folder):
         Study.load(written(folder, f'steps = 3\ndiffer = ["steps"]\n{text}'))
 
 
+def test_an_arm_may_not_set_epochs_and_its_pretraining_no_seed_or_steps(folder, subtests):
+    for setting, hint in [
+        ("train.steps=40", "`share` sets the steps of the pre-training"),
+        ("train.epochs=2", "`share` sets the steps of the pre-training"),
+        ("seed=7", "`seeds` sets the seeds of all arms"),
+    ]:
+        with subtests.test(setting=setting):
+            first = f'[arms.puzzling.pretraining]\nshare = 0.4\nset = ["{setting}"]\n'
+            with pytest.raises(MtlError, match=rf"puzzling.pretraining.set: {setting}: {hint}"):
+                Study.load(written(folder, f"{STUDY}{first}"))
+    epochs = STUDY.replace("grid=2", 'grid=2", "train.epochs=7')
+    with pytest.raises(MtlError, match=r"train.epochs=7: arms are compared at equal steps"):
+        Study.load(written(folder, f'differ = ["steps"]\n{epochs}'))
+
+
 def test_settings_of_all_runs_may_not_set_the_seed_or_the_steps(folder, subtests):
     for setting, hint in [
         ("train.steps=500", r"set `steps` \(and `tune_steps` for trials\) in the study"),

@@ -40,6 +40,11 @@ def test_fit_learns_classes_and_inverse_weights_of_mean_one_over_the_samples():
     assert fitted.fit(np.asarray(["x", "y"])) == fitted  # explicit values do not change
 
 
+def test_a_class_without_a_name_is_refused():
+    with pytest.raises(ValueError, match='classes has the name "", which means a missing label'):
+        Classification(classes=("", "a"))
+
+
 def test_explicit_classes_and_weights_are_kept():
     task = Classification(classes=("b", "a"), class_weights=(2.0, 1.0))
     assert task.fit(np.asarray(["a", "b", "c"])) == task

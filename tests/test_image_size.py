@@ -241,6 +241,30 @@ def test_an_encoder_that_fails_on_a_rectangle_is_named_with_its_error():
         SharedEncoder(SquaresOnly(), (6, 8))
 
 
+def test_images_too_small_for_an_encoder_are_told_and_a_bug_of_it_is_not_hidden():
+    class Net(torch.nn.Module):
+        def __init__(self, smallest):
+            super().__init__()
+            self.smallest = smallest
+
+        def forward(self, x):
+            if x.shape[-1] < self.smallest:
+                raise RuntimeError("kernel size can't be greater")
+            return Features((x,), x.mean((2, 3)), x)
+
+    class Deep(Encoder):
+        def __init__(self, smallest):
+            self.smallest = smallest
+
+        def build(self, size):
+            return Net(self.smallest)
+
+    with pytest.raises(MtlError, match=r"size = 16: the encoder Net .*set a larger input.size"):
+        SharedEncoder(Deep(32), (16, 16))
+    with pytest.raises(RuntimeError, match="kernel size"):
+        SharedEncoder(Deep(10**6), (16, 16))
+
+
 SQUARE = r"needs square images, got a height of 24 and a width of 32: .*size = 32"
 REFUSALS = {"rotation": SQUARE, "four_rotations": SQUARE}
 

@@ -286,7 +286,9 @@ def _what_fits(net: nn.Module, state: Mapping[str, Tensor], classifier: tuple[st
     # The file's own classifier may follow, under a name that is unknown here.
     if list(own.values()) != list(given.values())[: len(own)]:
         return text
-    other = next(pair for pair in zip(given, own) if pair[0] != pair[1])
+    other = next((pair for pair in zip(given, own) if pair[0] != pair[1]), None)
+    if other is None:  # all are there, with further ones
+        return text
     return (
         f"{text}: the file has the same shapes in the same order, under other names "
         f"({other[0]} for {other[1]}): rename its tensors, as docs/finetuning.md shows"

@@ -6,6 +6,7 @@ images (B, 3, H, W) in [0, 1] -> normalization -> encoder -> one output for each
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from ..contracts import Encoder, EncoderInfo, Features, Head, Output, Visible
 from ..errors import MtlError
 from ..image_size import written
+
+LARGE_PX = 224  # published networks read images of this size
 
 
 class SharedEncoder(nn.Module):
@@ -153,16 +156,24 @@ class SharedEncoder(nn.Module):
     def _dry_forward(self, size: tuple[int, int]) -> object:
         images = torch.zeros(1, 3, *size)
         self.eval()
-        if size[0] == size[1]:
-            return self.net(images)
         try:
             return self.net(images)
         except (RuntimeError, ValueError, LookupError, TypeError, AssertionError) as error:
+            fix = f"one number, such as input.size = {max(size)}"
+            if size[0] == size[1]:
+                if not self._reads_large_images():
+                    raise  # not a matter of the size
+                fix = "a larger input.size"
             raise MtlError(
                 f"input.size = {written(size)}: the encoder {type(self.net).__name__} can't read "
-                f"images of this height and width ({error}): "
-                f"set one number, such as input.size = {max(size)}, or another encoder"
+                f"images of this size ({error}): set {fix}, or another encoder"
             ) from error
+
+    def _reads_large_images(self) -> bool:
+        with suppress(Exception):
+            self.net(torch.zeros(1, 3, LARGE_PX, LARGE_PX))
+            return True
+        return False
 
 
 class Inference(nn.Module):

@@ -72,6 +72,8 @@ class Classification(SupervisedTask):
             )
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes has a name twice: {self.classes}")
+        if "" in self.classes:
+            raise ValueError('classes has the name "", which means a missing label: remove it')
 
     def fit(self, annotation: Annotation) -> Classification:
         """Set the classes and the inverse class weights from the labeled training samples.

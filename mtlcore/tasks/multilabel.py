@@ -5,10 +5,10 @@ The head is a linear layer on the pooled features; the loss is the binary cross-
 An annotation has one of two forms:
 
 - (N,) strings: the names of the present labels, joined by "|", such as "smile|glasses". All other
-  labels are absent. "|" alone means that every label is absent; "" is a missing annotation. "?hat"
-  means that nothing is known about this one label. Use this form for a csv column that holds a
-  list, and in datasets (`join_names`). Labels are identified by name, so two datasets with another
-  order of labels can't be confused.
+  labels are absent. "|" alone means that every label is absent; "" is a missing annotation, and so
+  is "?". "?hat" means that nothing is known about this one label. Use this form for a csv column
+  that holds a list, and in datasets (`join_names`). Labels are identified by name, so two datasets
+  with another order of labels can't be confused.
 - (N, L) numbers: 1 for present, 0 for absent, NaN for unknown. Use this form for several 0 / 1
   columns of a csv. `classes` must then list their names, in the order of the columns.
 """
@@ -77,6 +77,11 @@ class Multilabel(SupervisedTask):
     def __attrs_post_init__(self) -> None:
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes has a name twice: {self.classes}")
+        if len(self.classes) == 1:
+            raise ValueError(
+                f"classes has the name {self.classes[0]!r} alone; expected at least two. For one "
+                "label, use classification"
+            )
         for name in self.classes:
             if not name or SEPARATOR in name or name.startswith(UNKNOWN):
                 raise ValueError(
@@ -162,7 +167,7 @@ class Multilabel(SupervisedTask):
         for row, cell in enumerate(cells):
             labels[row, [column[name] for name in _present(cell) if name in column]] = 1
             labels[row, [column[name] for name in _unknown(cell) if name in column]] = _UNKNOWN
-            if not cell:
+            if str(cell).strip() in ("", UNKNOWN):
                 labels[row] = _UNKNOWN
         return labels[inverse]
 
@@ -195,14 +200,14 @@ class Multilabel(SupervisedTask):
         """
         from torchmetrics.classification import MultilabelExactMatch, MultilabelF1Score
 
-        from .multilabel_metrics import MeanAveragePrecision, MeanF1
+        from .multilabel_metrics import BELOW_PRESENT, MeanAveragePrecision, MeanF1
 
         n = len(self.classes)
         return {
             "macro_map": MeanAveragePrecision(n, _UNKNOWN),
             "macro_f1": MeanF1(n, _UNKNOWN),
-            "micro_f1": MultilabelF1Score(n, average="micro", ignore_index=_UNKNOWN),
-            "exact_match": MultilabelExactMatch(n, ignore_index=_UNKNOWN),
+            "micro_f1": MultilabelF1Score(n, BELOW_PRESENT, average="micro", ignore_index=_UNKNOWN),
+            "exact_match": MultilabelExactMatch(n, BELOW_PRESENT, ignore_index=_UNKNOWN),
         }
 
     def draw(self, image: Tensor, decoded: Tensor) -> Tensor:

@@ -11,6 +11,12 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
 
+from ..contracts.answers import PRESENT
+
+BELOW_PRESENT = PRESENT - 2**-25  # the fp32 number before it
+"""The threshold of metrics. torchmetrics counts a probability above it, answers one from PRESENT
+on."""
+
 
 class MeanAveragePrecision(MultilabelAveragePrecision):
     """The mean of the labels' average precisions. Labels without a positive are left out."""
@@ -35,7 +41,7 @@ class MeanF1(MultilabelF1Score):
     plot_upper_bound = 1.0
 
     def __init__(self, labels: int, ignore_index: int) -> None:
-        super().__init__(labels, average="none", ignore_index=ignore_index)
+        super().__init__(labels, BELOW_PRESENT, average="none", ignore_index=ignore_index)
 
     def compute(self) -> Tensor:
         return _mean(super().compute(), self.tp + self.fp + self.fn > 0)

@@ -22,6 +22,7 @@ from mtlcore import (
     Features,
     Geometry,
     Head,
+    MtlError,
     Rng,
     SupervisedTask,
     hookimpl,
@@ -59,9 +60,15 @@ class HeadPose(SupervisedTask):
     def target(self, annotation: Annotation) -> tuple[Tensor, Tensor]:
         """Convert (N, 3) degrees to rotations (N, 3, 3) float32 and present (N,) bool.
 
-        Samples with a missing angle get zeros.
+        Samples with a missing angle get zeros. Raises MtlError for another annotation.
         """
-        pose_deg = torch.from_numpy(annotation.astype("float64")).reshape(-1, 3)
+        if annotation.dtype.kind not in "fiu" or annotation.shape[1:] != (3,):
+            raise MtlError(
+                f"the annotation {self.reads!r} is {annotation.dtype} {annotation.shape}; head "
+                "pose needs three numbers, yaw, pitch and roll in degrees (of a csv: "
+                'columns = { pose_deg = ["yaw", "pitch", "roll"] })'
+            )
+        pose_deg = torch.from_numpy(annotation.astype("float64"))
         present = pose_deg.isfinite().all(1)
         rotation = to_matrix(pose_deg.nan_to_num(0, 0, 0)) * present[:, None, None]
         return rotation.float(), present

@@ -8,8 +8,9 @@ arXiv:2103.03230, equations 1 and 2.
 
 Differences from the paper:
 
-- The factor 1 / E. The loss is a mean over components, like all losses here, so one weight fits
-  every `width`.
+- The factor 1 / E. The loss is a mean over components, like all losses here. The first term is at
+  most about 1 for every `width`. The second one has E - 1 parts for each component, so
+  `redundancy` weighs more in a wider projector, as in the paper.
 - The projector is 512 wide instead of 8192, to be affordable on a CPU.
 - View A is the clean view and view B is one further augmentation. The paper uses two augmentations
   of two kinds. The clean view costs nothing extra if a supervised head reads it.
@@ -20,6 +21,7 @@ Shapes: B samples of all ranks, features of width D, embeddings of E = `width` c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -34,14 +36,16 @@ from mtlcore import AugmentedBatch, BuildContext, Features, Head, PretextTask, R
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
+Moments = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Of two views: samples (), mean (2, E), and about it the sums of squares (2, E) and of products
+of both views (E, E)."""
+
 EPSILON = 1e-5  # added to a variance, as in batch normalization
 
 
 @frozen
 class BarlowTwins(PretextTask):
     """Bring the cross-correlation of two views' embeddings to the identity, over all ranks.
-
-    The loss starts at 1 or below.
 
     redundancy: the paper's lambda, the weight of each correlation off the diagonal.
     width: of the projector's three layers. The paper's results improve up to 8192.
@@ -73,39 +77,42 @@ class BarlowTwins(PretextTask):
         e = self.width
 
         class Correlation(Metric):
-            """Sums from which the cross-correlation follows, whatever the batch size."""
+            """Moments from which the cross-correlation follows, whatever the batch size.
+
+            They are sums about the means: the difference of two large sums would lose the small
+            deviations of embeddings that collapse.
+            """
 
             samples: Tensor
-            a: Tensor
-            b: Tensor
-            aa: Tensor
-            bb: Tensor
-            ab: Tensor
+            mean: Tensor  # (2, E), of both views
+            squares: Tensor  # (2, E)
+            products: Tensor  # (E, E)
 
             def __init__(self) -> None:
                 super().__init__()
-                self.add_state("samples", torch.zeros(()), "sum")
-                for name in ("a", "b", "aa", "bb"):
-                    self.add_state(name, torch.zeros(e), "sum")
-                self.add_state("ab", torch.zeros(e, e), "sum")
+                # None: the values of the ranks are stacked, and merged in `matrix`.
+                self.add_state("samples", torch.zeros(()), None)
+                for name in ("mean", "squares"):
+                    self.add_state(name, torch.zeros(2, e), None)
+                self.add_state("products", torch.zeros(e, e), None)
 
             def update(self, output: Pair, target: None) -> None:
-                a, b = output
-                self.a = self.a + a.sum(0)
-                self.b = self.b + b.sum(0)
-                self.aa = self.aa + (a * a).sum(0)
-                self.bb = self.bb + (b * b).sum(0)
-                self.ab += a.T @ b
-                self.samples += len(a)
+                views = torch.stack(output).float()
+                mean = views.mean(1)
+                a, b = views - mean[:, None]
+                squares = torch.stack([a.square().sum(0), b.square().sum(0)])
+                now = (self.samples, self.mean, self.squares, self.products)
+                batch = (self.samples.new_tensor(len(a)), mean, squares, a.T @ b)
+                self.samples, self.mean, self.squares, self.products = merged(now, batch)
 
             def matrix(self) -> Tensor:
                 """Return C, (E, E)."""
-                n = self.samples
-                a = self.a / n
-                b = self.b / n
-                std_a = (self.aa / n - a * a + EPSILON).sqrt()
-                std_b = (self.bb / n - b * b + EPSILON).sqrt()
-                return (self.ab / n - torch.outer(a, b)) / torch.outer(std_a, std_b)
+                found = (self.samples, self.mean, self.squares, self.products)
+                if self.samples.ndim:
+                    found = reduce(merged, zip(*found))
+                n, _, squares, products = found
+                std_a, std_b = (squares / n + EPSILON).sqrt()
+                return products / n / torch.outer(std_a, std_b)
 
         class Invariance(Correlation):
             higher_is_better = True
@@ -166,6 +173,20 @@ def cross_correlation(a: Tensor, b: Tensor) -> Tensor:
     Components are standardized over the batch first.
     """
     return standardized(a).T @ standardized(b) / len(a)
+
+
+def merged(one: Moments, other: Moments) -> Moments:
+    """Return the moments of all samples of two groups: Chan et al. 1979."""
+    n, mean, squares, products = one
+    m, other_mean, other_squares, other_products = other
+    apart = other_mean - mean
+    both = (n + m).clamp_min(1)
+    return (
+        n + m,
+        mean + apart * m / both,
+        squares + other_squares + apart.square() * n * m / both,
+        products + other_products + torch.outer(*apart) * n * m / both,
+    )
 
 
 def standardized(z: Tensor) -> Tensor:

@@ -62,6 +62,8 @@ FRAME = {
     "differs": (0.9, 0.1, 0.1),
 }
 
+MOMENTUM, FINAL = 0.99, 0.999  # of the copy, unless the pretext sets them
+
 
 @frozen
 class Consistency(PretextTask):
@@ -88,8 +90,15 @@ class Consistency(PretextTask):
     label: Literal["hard", "soft"] = field(default="hard", validator=in_(("hard", "soft")))
     weak: str = "weak"
     strong: str = "strong"
-    momentum: float = field(default=0.99, validator=and_(ge(0.0), lt(1.0)))
-    final: float = field(default=0.999, validator=and_(ge(0.0), le(1.0)))
+    momentum: float = field(default=MOMENTUM, validator=and_(ge(0.0), lt(1.0)))
+    final: float = field(default=FINAL, validator=and_(ge(0.0), le(1.0)))
+
+    def __attrs_post_init__(self) -> None:
+        if self.teacher == "self" and (self.momentum, self.final) != (MOMENTUM, FINAL):
+            raise ValueError(
+                'momentum and final are of teacher = "ema", and teacher = "self" has no copy: set '
+                'teacher = "ema" or remove them'
+            )
 
     @property
     def augmentations(self) -> tuple[str | None, ...]:  # type: ignore[override]

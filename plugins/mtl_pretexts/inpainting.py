@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 Target = dict[str, Tensor]
 """image: the clean image (B, 3, H, W). hidden: (B, 1, H, W) bool."""
 
+MOMENTUM = 0.99  # of the copy, unless the pretext sets it
+
 
 def _some_tiles(task: Inpainting, _: Attribute[float], value: float) -> None:
     require_some_hidden(value, task.grid, "tiles")
@@ -80,7 +82,7 @@ class Inpainting(PretextTask):
     vgg16_weights: Path | None = None
     layers: tuple[int, ...] = field(default=(), validator=deep_iterable(and_(ge(0), le(100))))
     mix: float = field(default=0.3, validator=and_(ge(0.0), le(1e6)))
-    momentum: float = field(default=0.99, validator=and_(ge(0.0), lt(1.0)))
+    momentum: float = field(default=MOMENTUM, validator=and_(ge(0.0), lt(1.0)))
 
     def __attrs_post_init__(self) -> None:
         if self.vgg16_weights is not None and self.perceptual != "vgg16":
@@ -91,6 +93,11 @@ class Inpainting(PretextTask):
         if self.layers and self.perceptual == "none":
             raise ValueError(
                 'layers is set, but perceptual = "none" compares no layers: remove layers'
+            )
+        if self.momentum != MOMENTUM and self.perceptual != "ema":
+            raise ValueError(
+                f'momentum is set, but perceptual = "{self.perceptual}" has no copy of the '
+                'encoder: set perceptual = "ema" or remove momentum'
             )
 
     @property

@@ -146,17 +146,21 @@ class Puzzling(PretextTask):
 
     def build(self, context: BuildContext) -> Head:
         """Return the head. Raises MtlError if a spatial head has fewer cells than tiles."""
-        info = context.info
+        if self.head == "spatial":
+            self._require_cells(context)
+        return PuzzlingHead(context.info.dim, context.info.channels[-1], self)
+
+    def _require_cells(self, context: BuildContext) -> None:
         smallest = min(low for low, _ in self.scales)
-        height, width = (int(smallest * cells) for cells in info.map_sizes[-1])
-        if self.head == "spatial" and min(height, width) < self.grid:
-            image = " x ".join(str(round(smallest * side)) for side in info.image_size)
+        height, width = (max(1, round(smallest * side)) for side in context.info.image_size)
+        cells = _coarsest_cells(context, (height, width))
+        if min(cells) < self.grid:
             raise MtlError(
                 f'puzzling: head = "spatial" needs a cell for each of {self.grid} x {self.grid} '
-                f"tiles; the coarsest map of the encoder has {height} x {width} cells for images "
-                f'of {image} pixels; set head = "pooled", a smaller grid, or a larger input.size'
+                f"tiles; the coarsest map of the encoder has {cells[0]} x {cells[1]} cells for "
+                f'images of {height} x {width} pixels; set head = "pooled", a smaller grid, or a '
+                "larger input.size"
             )
-        return PuzzlingHead(info.dim, info.channels[-1], self)
 
     def metrics(self) -> dict[str, Metric]:
         """accuracy: share of positions with the right tile (chance: 1 / P)."""
@@ -287,6 +291,19 @@ def _turn(tiles: Tensor, turns: Tensor) -> Tensor:
     every = torch.stack([tiles.rot90(k, (-2, -1)) for k in range(4)])
     index = turns[None, :, :, None, None, None].expand(1, *tiles.shape)
     return every.gather(0, index)[0]
+
+
+@torch.no_grad()
+def _coarsest_cells(context: BuildContext, size: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of the coarsest map for images of this size."""
+    if size == context.info.image_size:
+        return context.info.map_sizes[-1]
+    encoder = context.encoder
+    training = encoder.training
+    features = encoder.eval()(torch.zeros(1, 3, *size))
+    encoder.train(training)
+    height, width = features.maps[-1].shape[-2:]
+    return height, width
 
 
 @hookimpl

@@ -110,6 +110,12 @@ def test_the_error_lists_missing_unexpected_and_misshapen_tensors_five_of_each(
     assert "1 of another shape: conv1.weight 64x1x7x7, not 64x3x7x7" in message
 
 
+def test_a_file_with_all_tensors_and_a_further_one_names_that_one(resnet18, tmp_path: Path) -> None:
+    torch.save(resnet18.state_dict() | {"projector.weight": torch.zeros(4)}, tmp_path / "more.pth")
+    with pytest.raises(MtlError, match=r"1 unexpected: projector.weight.* 100 fit by name and"):
+        Resnet18(weights=str(tmp_path / "more.pth")).build((32, 32))
+
+
 def test_the_weights_of_another_network_are_refused(resnet18, tmp_path: Path) -> None:
     torch.save(resnet18.state_dict(), tmp_path / "resnet.pth")
     for other in (MobilenetV3Large, VitB16):

@@ -28,7 +28,7 @@ from mtl_faces.rotations import (
 from mtl_faces.synth import LANDMARKS, labels, landmarks
 from toys import rotations
 
-from mtlcore import Features, Geometry, orthogonal
+from mtlcore import Features, Geometry, MtlError, orthogonal
 from mtlcore.geometry import similarity
 from mtlcore.rng import KeyedRng
 
@@ -203,6 +203,14 @@ def test_missing_angles_are_absent_and_leave_zeros():
     torch.testing.assert_close(to_pose_deg(target[:1]), expected, atol=1e-4, rtol=0)
     empty, none_present = POSE.target(np.zeros((0, 3)))
     assert (empty.shape, none_present.shape) == ((0, 3, 3), (0,))
+
+
+@pytest.mark.parametrize(
+    "annotation", [np.zeros(12), np.zeros((6, 2)), np.array(["a", "b", "c"])], ids=str
+)
+def test_an_annotation_that_is_not_three_angles_is_refused(annotation):
+    with pytest.raises(MtlError, match=r"needs three numbers, yaw, pitch and roll in degrees"):
+        HeadPose().target(annotation)
 
 
 def test_a_mirrored_face_keeps_its_pitch_and_changes_the_sign_of_yaw_and_roll():

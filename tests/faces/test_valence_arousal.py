@@ -65,6 +65,9 @@ def test_the_concordance_of_a_constant_prediction_is_0():
         warnings.simplefilter("error")
         metric.update(torch.full((9, 2), 0.3), torch.linspace(-1, 1, 18).view(9, 2))
         assert float(metric.compute()) == pytest.approx(0, abs=1e-6)
+        metric.reset()
+        metric.update(torch.full((9, 2), 0.3), torch.full((9, 2), 0.3))
+        assert float(metric.compute()) == 0
 
 
 def test_predictions_are_clamped_to_the_scale():

@@ -63,5 +63,28 @@ def test_metrics_of_agreeing_opposite_and_redundant_views():
         assert float(metrics["overlap"].compute()) == pytest.approx(overlap, abs=1e-4)
 
 
+def test_metrics_of_embeddings_that_collapse_are_those_of_double_precision():
+    """The spread is 1 / 1000 of the mean, as at the start of a collapse."""
+    g = torch.Generator().manual_seed(0)
+    a = 5 + 5e-3 * torch.randn(999, 4, generator=g)
+    b = a + 2e-3 * torch.randn(999, 4, generator=g)
+    expected = cross_correlation(a.double(), b.double())
+    metric = BarlowTwins(width=4).metrics()["invariance"]
+    for rows in torch.arange(999).split(64):
+        metric.update((a[rows], b[rows]), None)
+    assert float(metric.compute()) == pytest.approx(float(expected.diagonal().mean()), abs=1e-3)
+
+
+def test_metrics_are_the_same_if_two_ranks_measure_them():
+    z = torch.randn(2, 10, 3, generator=torch.Generator().manual_seed(1))
+    whole, first, second = (BarlowTwins(width=3).metrics()["overlap"] for _ in range(3))
+    whole.update(tuple(z), None)
+    first.update(tuple(z[:, :3]), None)
+    second.update(tuple(z[:, 3:]), None)
+    for name in ("samples", "mean", "squares", "products"):  # as torchmetrics gathers them
+        setattr(first, name, torch.stack([getattr(first, name), getattr(second, name)]))
+    assert float(first.compute()) == pytest.approx(float(whole.compute()), abs=1e-6)
+
+
 def test_values_out_of_range_are_refused():
     assert_refused(BarlowTwins, {"redundancy": -1.0}, {"width": 1})

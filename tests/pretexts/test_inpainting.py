@@ -290,6 +290,8 @@ def test_unused_options_are_refused(tmp_path):
         ValueError, match='layers is set, but perceptual = "none" compares no layers'
     ):
         Inpainting(perceptual="none", layers=(0,))
+    with pytest.raises(ValueError, match='momentum is set, but perceptual = "vgg16" has no copy'):
+        Inpainting(perceptual="vgg16", momentum=0.9)
 
 
 # ---------------------------------------------------------------------------------------- in a run

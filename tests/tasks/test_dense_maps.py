@@ -81,6 +81,13 @@ def test_angles_of_normals_are_measured_over_valid_pixels():
     assert float(loss) == pytest.approx(np.mean(1 - angle[:3].cos().numpy()), abs=1e-6)
 
 
+def test_a_predicted_normal_of_nan_is_wrong_by_180_degrees():
+    true = torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1)
+    median = SurfaceNormals().metrics()["median_deg"]
+    median.update(torch.full_like(true, NAN), true)
+    assert float(median.compute()) == 180
+
+
 def test_a_mirrored_prediction_of_normals_looks_to_the_other_side():
     decoded = torch.nn.functional.normalize(torch.randn(1, 3, 4, 6), dim=1)
     mirrored = decoded.flip(-1) * torch.tensor([-1.0, 1, 1])[:, None, None]
@@ -140,6 +147,10 @@ def test_a_decoder_that_can_not_be_shared_is_refused_with_what_can():
         HybridModel(of_tasks(swapped))
     with pytest.raises(MtlError, match=r"\[task.depth\] has no decoder of its own"):
         head_of(DenseRegression(decoder="depth"), {"depth": torch.nn.Linear(1, 1)})
+    for kind in ("segmentation", "dense_regression", "surface_normals"):
+        classes = {"classes": ["a", "b"]} if kind == "segmentation" else {}
+        with pytest.raises(MtlError, match=r"width and stride are those of \[task.seg\]"):
+            component("task", kind, decoder="seg", stride=8, **classes)
 
 
 def test_the_decoder_leaves_out_maps_finer_than_its_stride(subtests):

@@ -79,6 +79,18 @@ def test_failures_and_the_area_under_the_curve():
     assert values["nme"] == pytest.approx(errors.mean(), abs=1e-6)
 
 
+def test_a_prediction_that_is_not_finite_is_a_failure():
+    true = torch.tensor([[0.0, 0.0], [10.0, 10.0]]).expand(4, 2, 2)
+    predicted = true.clone()
+    predicted[0] = NAN
+    predicted[1, 1] = math.inf
+    values = {}
+    for name, metric in Landmarks(2).metrics().items():
+        metric.update(predicted, true)
+        values[name] = float(metric.compute())
+    assert values == {"nme": math.inf, "failure_rate": 0.5, "auc": 0.5}
+
+
 def test_a_mirrored_image_swaps_pairs_and_a_turned_one_does_not():
     task = Landmarks(3, flip_pairs=((0, 2),))
     points = torch.tensor([[[1.0, 2.0], [5.0, 3.0], [8.0, 4.0]]])
@@ -131,8 +143,11 @@ def test_points_that_can_not_be_right_are_refused(subtests):
     assert task.fault(inside + np.array([10, 0]), (24, 32)) is None  # one point, cut off by a crop
 
 
-def test_wrong_pairs_are_refused(subtests):
+def test_wrong_settings_are_refused(subtests):
     for fields, expected in (
+        ({"decoder": "seg"}, 'set method = "heatmaps" or remove them'),
+        ({"width": 32}, 'set method = "heatmaps" or remove them'),
+        ({"method": "heatmaps", "decoder": "seg", "width": 32}, r"those of \[task.seg\]"),
         ({"flip_pairs": [[0, 1, 2]]}, "pairs of two numbers"),
         ({"flip_pairs": [[0], [1]]}, "pairs of two numbers"),
         ({"flip_pairs": [[0, 1], [1, 2]]}, "the point 1 in two pairs"),

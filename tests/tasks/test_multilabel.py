@@ -53,6 +53,13 @@ def test_joined_names_are_read_back(flags):
 def test_one_name_alone_is_an_error():
     with pytest.raises(MtlError, match=r"holds the name 'a' alone; expected at least two"):
         Multilabel(reads="x").fit(np.array(["a", "|"]))
+    with pytest.raises(ValueError, match=r"classes has the name 'a' alone; expected at least two"):
+        Multilabel(classes=("a",))
+
+
+def test_a_cell_that_says_nothing_is_a_missing_label():
+    _, present = TASK.target(np.array(["", " ", "?", " ? ", "|", "hat"]))
+    assert present.tolist() == [False, False, False, False, True, True]
 
 
 def test_fit_learns_the_names_once():
@@ -122,6 +129,14 @@ def test_metrics_follow_their_definitions_and_ignore_unknown_labels():
         )
     assert next(iter(metrics)) == "macro_map"
     assert all(m.higher_is_better for m in metrics.values())
+
+
+def test_metrics_and_answers_agree_at_a_probability_of_one_half():
+    half, present = torch.full((2, 3), 0.5), torch.ones(2, 3).long()
+    for name, metric in TASK.metrics().items():
+        metric.update(half, present)
+        assert float(metric.compute()) == 1.0, name
+    assert TASK.as_annotation(half).tolist() == ["|".join(NAMES)] * 2
 
 
 def test_labels_that_do_not_occur_are_left_out_of_the_means():

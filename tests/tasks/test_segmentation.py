@@ -50,7 +50,9 @@ def test_normalized_over_the_batch_the_loss_is_that_of_libmtl():
     assert head.loss(logits[1:2], maps[1:2], torch.ones(1)) == 0
 
 
-@pytest.mark.parametrize(("dtype", "ignored"), [(torch.bool, 255), (torch.uint8, 256)])
+@pytest.mark.parametrize(
+    ("dtype", "ignored"), [(torch.bool, 255), (torch.uint8, 256), (torch.uint8, -1)]
+)
 def test_places_outside_of_the_old_image_are_ignored_also_in_small_dtypes(dtype, ignored):
     geometry = Geometry(torch.eye(3)[None], (lambda maps, _: maps * 0,), empty=True)
     maps = torch.ones(1, 2, 2, dtype=dtype)

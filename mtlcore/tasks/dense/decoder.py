@@ -21,6 +21,7 @@ from ...errors import MtlError
 from ...networks import SharedHead
 
 MOST_GROUPS = 8  # of GroupNorm
+WIDTH, STRIDE = 64, 4  # of a decoder, unless the task sets them
 
 
 class FpnDecoder(nn.Module):
@@ -74,6 +75,15 @@ def decoder_of(context: BuildContext, width: int, stride: int, shared_with: str)
             "the label of a task that has one, or no `decoder`"
         )
     return SharedHead(other)
+
+
+def require_own_decoder(decoder: str, width: int, stride: int) -> None:
+    """Raise ValueError if a task that shares the decoder of another one sets its size."""
+    if decoder and (width, stride) != (WIDTH, STRIDE):
+        raise ValueError(
+            f"width and stride are those of [task.{decoder}], whose decoder is shared: remove "
+            "them here, or remove `decoder`"
+        )
 
 
 def width_of(decoder: nn.Module) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...contracts import AlignedTask, BuildContext, Head
 from ...geometry import Geometry
 from ...rng import Rng
-from .decoder import decoder_of
+from .decoder import STRIDE, WIDTH, decoder_of, require_own_decoder
 from .draw_maps import blended, heat
 from .head import DenseHead
 from .losses import Normalize
@@ -51,8 +51,11 @@ class DenseRegression(AlignedTask):
     loss: Literal["l1", "huber"] = "l1"
     normalize: Normalize = "sample"
     decoder: str = ""
-    width: int = field(default=64, validator=and_(ge(1), le(2048)))
-    stride: int = field(default=4, validator=and_(ge(1), le(64)))
+    width: int = field(default=WIDTH, validator=and_(ge(1), le(2048)))
+    stride: int = field(default=STRIDE, validator=and_(ge(1), le(64)))
+
+    def __attrs_post_init__(self) -> None:
+        require_own_decoder(self.decoder, self.width, self.stride)
 
     def fault(self, label: np.ndarray, size: tuple[int, int]) -> str | None:
         channels = label.shape[2] if label.ndim == 3 else 1

@@ -24,14 +24,15 @@ def normalized_errors(preds: Tensor, target: Tensor, norm: str, pair: Sequence[i
     """Return the mean distance of each sample's known points / its norm, (n,).
 
     preds, target: (B, K, 2) pixels. norm, pair: as in `Landmarks`. Samples without a known point,
-    or without a norm (an unknown point of the pair, or a box of size 0), are left out.
+    or without a norm (an unknown point of the pair, or a box of size 0), are left out. The error
+    is inf if a prediction is not finite.
     """
     known = ~target.isnan().any(2)
     distance = torch.where(known, (preds - target).norm(dim=2), 0)
     mean = distance.sum(1) / known.sum(1)
     norms = _norms(target, known, norm, pair)
-    error = mean / torch.where(norms > SMALLEST, norms, torch.nan)
-    return error[error.isfinite() & known.any(1)]
+    measured = known.any(1) & (norms > SMALLEST)
+    return (mean / norms)[measured].nan_to_num(torch.inf, torch.inf)
 
 
 def _norms(target: Tensor, known: Tensor, norm: str, pair: Sequence[int]) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ...contracts import AlignedTask, BuildContext, Features, Head
 from ...geometry import Geometry, orthogonal
 from ...rng import Rng
-from .decoder import decoder_of, width_of
+from .decoder import STRIDE, WIDTH, decoder_of, require_own_decoder, width_of
 from .draw_maps import with_points
 from .losses import mean_over_valid
 
@@ -58,10 +58,17 @@ class Landmarks(AlignedTask):
     norm_pair: tuple[int, ...] = ()
     failure: float = field(default=0.1, validator=and_(gt(0.0), le(10.0)))
     decoder: str = ""
-    width: int = field(default=64, validator=and_(ge(1), le(2048)))
-    stride: int = field(default=4, validator=and_(ge(1), le(64)))
+    width: int = field(default=WIDTH, validator=and_(ge(1), le(2048)))
+    stride: int = field(default=STRIDE, validator=and_(ge(1), le(64)))
 
     def __attrs_post_init__(self) -> None:
+        require_own_decoder(self.decoder, self.width, self.stride)
+        of_decoder = (self.decoder, self.width, self.stride)
+        if self.method == "coordinates" and of_decoder != ("", WIDTH, STRIDE):
+            raise ValueError(
+                'decoder, width and stride are of heat maps, but method = "coordinates" draws '
+                'none: set method = "heatmaps" or remove them'
+            )
         _check_pairs(self.flip_pairs, self.points)
         if self.points == 1:
             raise ValueError(

@@ -117,7 +117,8 @@ class MedianAngle(Metric):
         self.add_state("counts", default=bins, dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        position = (angles_deg(preds, target) * BINS_PER_DEGREE).long()
+        angles = angles_deg(preds, target).nan_to_num(180)  # of a prediction of NaN
+        position = (angles * BINS_PER_DEGREE).long()
         self.counts += position.bincount(minlength=len(self.counts))
 
     def compute(self) -> Tensor:

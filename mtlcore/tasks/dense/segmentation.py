@@ -21,7 +21,7 @@ from ...contracts import AlignedTask, Answer, BuildContext, Head
 from ...geometry import Geometry
 from ...rng import Rng
 from ..classification import CONFIDENT_LOGIT, check_class_weights
-from .decoder import decoder_of
+from .decoder import STRIDE, WIDTH, decoder_of, require_own_decoder
 from .draw_maps import blended, class_colors
 from .head import DenseHead
 from .losses import Normalize, mean_over_batch, mean_over_valid
@@ -60,10 +60,11 @@ class Segmentation(AlignedTask):
     dice: float = field(default=0.0, validator=and_(ge(0.0), le(100.0)))
     normalize: Normalize = "sample"
     decoder: str = ""
-    width: int = field(default=64, validator=and_(ge(1), le(2048)))
-    stride: int = field(default=4, validator=and_(ge(1), le(64)))
+    width: int = field(default=WIDTH, validator=and_(ge(1), le(2048)))
+    stride: int = field(default=STRIDE, validator=and_(ge(1), le(64)))
 
     def __attrs_post_init__(self) -> None:
+        require_own_decoder(self.decoder, self.width, self.stride)
         if not 2 <= len(self.classes) <= MOST_CLASSES:
             raise ValueError(
                 f"classes has {len(self.classes)} names; expected 2 to {MOST_CLASSES}, in the "
@@ -108,9 +109,7 @@ class Segmentation(AlignedTask):
         # Such places become 0, which is a class. So `ignore_index` is 0 while the pixels move.
         shifted = target.int() - self.ignore_index
         moved = geometry.warp(shifted) + self.ignore_index
-        # A bool map, for example, can't hold 255: it would become True, a class.
-        holds = target.dtype != torch.bool and self.ignore_index <= torch.iinfo(target.dtype).max
-        return moved.to(target.dtype) if holds else moved
+        return moved.to(target.dtype) if _holds(target.dtype, self.ignore_index) else moved
 
     def build(self, context: BuildContext) -> Head:
         kind = BatchSegmentationHead if self.normalize == "batch" else SegmentationHead
@@ -203,6 +202,14 @@ class BatchSegmentationHead(SegmentationHead):
     """The same with the mean over all valid pixels of the batch."""
 
     coupled = True
+
+
+def _holds(dtype: torch.dtype, number: int) -> bool:
+    """Return whether integers of a dtype can be this number: 255 would be True, a class."""
+    if dtype == torch.bool:
+        return number in (0, 1)
+    range_ = torch.iinfo(dtype)
+    return range_.min <= number <= range_.max
 
 
 def is_class(target: Tensor, classes: int, ignore_index: int) -> Tensor:

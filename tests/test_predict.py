@@ -186,7 +186,7 @@ def test_numbers_may_have_the_names_of_other_answers(
     for name in ("label", "labels"):
         (answer,) = Regression(outputs=(name, "b")).answer(torch.tensor([[10.2, 3.0]]))
         assert answer_in_words(answer) == f"{name} 10.2, b 3"
-        assert in_words(answer) == f"{name} 10 b 3"
+        assert in_words(answer) == f"{name} 10.2 b 3"
 
     pyarrow = pytest.importorskip("pyarrow.parquet")
     number = AnswerFormat("values", ("label",))

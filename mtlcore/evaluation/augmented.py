@@ -25,7 +25,7 @@ from ..image_size import written
 from ..model.plan import ViewPlan
 from ..model.views import augment, prepare
 from ..rng import KeyedRng
-from ..tasks.draw_text import draw_text
+from ..tasks.draw_text import draw_text, in_digits
 from .drawing import TILE, drawing, enlarged
 from .preview import readable_samples
 from .sheet import Strip, sheet
@@ -163,7 +163,7 @@ class _Labels:
         missing = 1 - sum(share for share, _ in known)
         if known and missing > 1e-6:
             known.append((missing, "no label"))
-        lines = [f"{share:.0%} {words}"[:MOST_CHARACTERS] for share, words in known]
+        lines = [_cut(f"{share:.0%} {words}") for share, words in known]
         return [*lines, "", ""][:2]
 
     def _words_of(self, label: Tensor, dense: str) -> str:
@@ -181,9 +181,14 @@ def in_words(answer: Answer, dense: str = "") -> str:
     if isinstance(answer.get("map"), list) or isinstance(answer.get("points"), list):
         return dense
     if len(answer) == 1:
-        return f"{next(iter(answer.values())):.3g}"
+        return in_digits(next(iter(answer.values())))
     pairs = list(answer.items())[:MOST_NUMBERS]
-    return " ".join(f"{name} {number:.2g}" for name, number in pairs)
+    return " ".join(f"{name} {in_digits(number, 3)}" for name, number in pairs)
+
+
+def _cut(line: str) -> str:
+    """Shorten a line that is too long. The mark says that its last number may lack digits."""
+    return line if len(line) <= MOST_CHARACTERS else f"{line[: MOST_CHARACTERS - 3]}..."
 
 
 def with_lines(image: Tensor, lines: Sequence[str]) -> Tensor:

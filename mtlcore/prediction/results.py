@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..contracts import Answer, SupervisedTask
 from ..evaluation.drawing import drawing
+from ..tasks.draw_text import in_digits
 from .drawn import Box, page, with_caption
 
 
@@ -126,7 +127,7 @@ def answer_in_words(answer: Answer) -> str:
 
 def _named(name: str, value: object) -> str:
     if isinstance(value, float | int):
-        return f"{name} {value:.4g}"
+        return f"{name} {in_digits(value)}"
     if isinstance(value, Mapping):  # the shares of classes in a map
         return ", ".join(_named(*one) for one in value.items())
     if isinstance(value, list):

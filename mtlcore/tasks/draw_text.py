@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -38,6 +40,19 @@ def draw_text(image: Tensor, *lines: str) -> Tensor:
         pen.text((MARGIN_PX, top + i * line_height), line, fill="white", font=font)
     result = torch.from_numpy(np.array(canvas)).permute(2, 0, 1)
     return result.to(image.device, image.dtype) / 255
+
+
+def in_digits(number: float, digits: int = 4) -> str:
+    """Return a number without an exponent: "2009", "88.5", "0.0031".
+
+    digits: its significant digits. Those before the decimal point are never rounded away.
+    """
+    if not math.isfinite(number):
+        return str(number)
+    first = math.floor(math.log10(abs(number))) if number else 0  # the place of the first digit
+    decimals = max(digits - 1 - first, 0)
+    text = f"{number:.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if decimals else text
 
 
 def _font_that_fits(

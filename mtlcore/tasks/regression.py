@@ -26,7 +26,7 @@ from ..contracts import (
 from ..errors import MtlError
 from ..rng import Rng
 from .classification import fraction
-from .draw_text import draw_text
+from .draw_text import draw_text, in_digits
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -191,9 +191,9 @@ class Regression(SupervisedTask):
     def draw(self, image: Tensor, decoded: Tensor) -> Tensor:
         """Write the numbers on an image (3, H, W). decoded: (D,)."""
         if len(self.outputs) == 1:
-            return draw_text(image, f"{float(decoded):.4g}")
+            return draw_text(image, in_digits(float(decoded)))
         pairs = zip(self.outputs, decoded.tolist())
-        return draw_text(image, *(f"{name} {number:.3g}" for name, number in pairs))
+        return draw_text(image, *(f"{name} {in_digits(number, 3)}" for name, number in pairs))
 
 
 def _first_text(annotation: Annotation) -> str:

@@ -11,6 +11,18 @@ from ..evaluation.measure import Measured
 from .record import Record
 from .state import TrainState
 
+RESULT = (
+    "finished",
+    "steps",
+    "cpu_s",
+    "wall_s",
+    "encoded",
+    "skipped",
+    "validation",
+    "stopped_early",
+)
+"""The entries of run.json that `outcome` returns."""
+
 
 @frozen
 class Result:

@@ -11,6 +11,7 @@ from ..errors import MtlError
 from ..runs import RunFolder
 from .checkpoint import Checkpoints
 from .provenance import resolved
+from .result import RESULT
 
 
 def experiment_to_resume(given: Experiment, folder: Path) -> Experiment:
@@ -41,8 +42,8 @@ def record_changes(checkpoints: Checkpoints, experiment: Experiment) -> None:
             "restore the data, or start a new run\n  " + "\n  ".join(fixed)
         )
     if checkpoints.goes_on and "finished" in folder.provenance():
-        # The results of a run that was finished, and now takes more steps.
-        folder.update_provenance({}, remove=("finished", "stopped_early"))
+        # The run takes more steps. If it is interrupted, its log says more than its last result.
+        folder.update_provenance({}, remove=RESULT)
     changes = changed_keys(now, before, "before", "now", resumable=True)
     if not changes:
         return

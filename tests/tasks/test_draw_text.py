@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from mtlcore.evaluation.augmented import in_words
+from mtlcore.prediction.results import answer_in_words
 from mtlcore.tasks.classification import Classification
-from mtlcore.tasks.draw_text import draw_text
+from mtlcore.tasks.draw_text import draw_text, in_digits
+from mtlcore.tasks.regression import Regression
 
 
 @pytest.mark.parametrize(
@@ -38,3 +41,19 @@ def test_the_most_likely_class_is_drawn():
     assert torch.equal(task.draw(image, torch.tensor([0.2, 0.8])), draw_text(image, "dog"))
     target, _ = task.target(np.array(["dog", "cat"]))
     assert task.as_answer(target).tolist() == [[0, 1], [1, 0]]
+
+
+def test_numbers_keep_the_digits_before_the_point_and_have_no_exponent():
+    numbers = (2009.0, 88.5, 160.0, 123456.7, -0.00012345, 0.0, float("nan"))
+    texts = ["2009", "88.5", "160", "123457", "-0.0001234", "0", "nan"]
+    assert [in_digits(number) for number in numbers] == texts
+
+    (answer,) = Regression(reads="year").answer(torch.tensor([[160000.0]]))
+    assert in_words(answer) == "160000"
+    assert answer_in_words(answer) == "value 160000"
+    two = Regression(outputs=("year", "angle"))
+    (answer,) = two.answer(torch.tensor([[2009.0, 88.5]]))
+    assert in_words(answer) == "year 2009 angle 88.5"
+    image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    drawn = two.draw(image, torch.tensor([2009.0, 88.5]))
+    assert torch.equal(drawn, draw_text(image, "year 2009", "angle 88.5"))

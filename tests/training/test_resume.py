@@ -26,7 +26,9 @@ from mtlcore.config.experiment import Experiment
 from mtlcore.config.same import with_resumable
 from mtlcore.evaluation.evaluate import evaluate
 from mtlcore.runs import RunFolder
+from mtlcore.report.about import headline
 from mtlcore.sealed import seal_json, seal_toml
+from mtlcore.training.result import RESULT
 from mtlcore.training.resume import experiment_to_resume
 from mtlcore.training.trainer import Trainer, train
 
@@ -371,6 +373,27 @@ def test_a_resumed_run_takes_more_steps_and_other_periods_and_keeps_them(run):
     assert folder.provenance() == provenance
     assert "4 steps, now" not in refused(lambda: resume(run, "train.steps=5"))
     assert "can take more steps, not fewer" in refused(lambda: resume(run, "train.steps=5"))
+
+
+class Quits(SilentReporter):
+    """Ends a run at its first checkpoint."""
+
+    def on_checkpoint(self, *_: object) -> None:
+        raise MtlError("that is enough")
+
+
+def test_a_resumed_run_that_is_interrupted_has_no_result_of_before(run):
+    folder = RunFolder(run)
+    changes = ("train.steps=9", "train.log_every=1", "train.save_every=1", "train.eval_every=0")
+    assert "that is enough" in refused(lambda: resume(run, *changes, reporter=Quits()))
+    assert not set(RESULT) & set(folder.provenance())
+    last = folder.log.rows()[-1]
+    assert last["step"] == 5
+    assert headline(folder.provenance(), folder.log.rows(), None)[0] == ("steps", "5")
+    package = mtlcore.load_run(run).package(run.parent / "package")
+    card = (package / "README.md").read_text()
+    assert "Weights of step 5" in card
+    assert "Compute of the training" not in card
 
 
 def test_callbacks_may_change_when_a_run_resumes(run):

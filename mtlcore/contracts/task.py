@@ -103,6 +103,14 @@ class SupervisedTask(Component):
         """
         return decoded.numpy(force=True)
 
+    def target_as_annotation(self, target: Tensor) -> Annotation:
+        """Convert targets (B, ...) to the form of the annotation, as `as_annotation` does.
+
+        Override it if a target says more than an answer, such as "unknown". Default: the
+        annotation of `as_answer`.
+        """
+        return self.as_annotation(self.as_answer(target))
+
     def answer_format(self) -> AnswerFormat:
         """Return how users read the numbers of `answer_numbers`.
 

@@ -53,7 +53,7 @@ class SampleRows:
             if _is_map(task, found.targets[label]):
                 continue
             present = found.present[label].tolist()
-            targets = task.as_annotation(task.as_answer(found.targets[label])).tolist()
+            targets = task.target_as_annotation(found.targets[label]).tolist()
             known = [value if here else None for value, here in zip(targets, present)]
             predictions = task.as_annotation(found.predictions[label]).tolist()
             self._column(f"{label}/target").extend(known)
@@ -124,7 +124,7 @@ def _is_map(task: SupervisedTask, target: Tensor) -> bool:
 
 def _labels_of(task: SupervisedTask, target: Tensor, present: Tensor) -> Annotation:
     """Targets (B, ...) in the form of the annotation, "" or NaN where there is no label."""
-    labels = task.as_annotation(task.as_answer(target))
+    labels = task.target_as_annotation(target)
     absent = ~present.numpy(force=True)
     if labels.dtype.kind not in "fiub":
         labels = labels.astype(object)

@@ -122,7 +122,10 @@ def by_range(answers: Answers) -> list[Block]:
 
 
 def _ranges(values: np.ndarray) -> dict[str, np.ndarray]:
-    """Name of each range -> (n,) bool. Edges are round numbers, of equal distance."""
+    """Name of each range -> (n,) bool. Edges are round numbers.
+
+    They have equal distances, but a range with too few samples is merged with the next one.
+    """
     known = values[np.isfinite(values)]
     low, high = (known.min(), known.max()) if len(known) else (0.0, 0.0)
     if not low < high:
@@ -130,11 +133,21 @@ def _ranges(values: np.ndarray) -> dict[str, np.ndarray]:
     step = _round_step((high - low) / RANGES)
     edges = np.arange(math.floor(low / step), math.floor(high / step) + 2) * step
     found = {}
-    for start, end in pairwise(edges.tolist()):
-        members = (values >= start) & (values < end)
-        if members.sum() >= FEWEST_IN_RANGE:
-            found[f"{shown(round(start, 9))} to {shown(round(end, 9))}"] = members
+    for start, end in pairwise(_without_small_ranges(known, edges.tolist())):
+        name = f"{shown(round(start, 9))} to {shown(round(end, 9))}"
+        found[name] = (values >= start) & (values < end)
     return found
+
+
+def _without_small_ranges(values: np.ndarray, edges: list[float]) -> list[float]:
+    """The edges that have enough samples on both sides, up to the neighboring edge."""
+    kept = edges[:1]
+    for edge in edges[1:-1]:
+        below = ((values >= kept[-1]) & (values < edge)).sum()
+        above = (values >= edge).sum()
+        if min(below, above) >= FEWEST_IN_RANGE:
+            kept.append(edge)
+    return [*kept, edges[-1]]
 
 
 def _round_step(step: float) -> float:

@@ -189,6 +189,15 @@ class Multilabel(SupervisedTask):
             cells.append(join_names(name for name, here in zip(self.classes, present) if here))
         return np.array(cells, dtype=str)
 
+    def target_as_annotation(self, target: Tensor) -> Annotation:
+        """Return the names of the present and the unknown labels, (B,). target: (B, L)."""
+        cells: list[str] = []
+        for labels in target.tolist():
+            present = [name for name, value in zip(self.classes, labels) if value == 1]
+            unknown = [name for name, value in zip(self.classes, labels) if value == _UNKNOWN]
+            cells.append(join_names(present, unknown))
+        return np.array(cells, dtype=str)
+
     def answer_format(self) -> AnswerFormat:
         return AnswerFormat("labels", self.classes)
 

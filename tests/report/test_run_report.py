@@ -208,6 +208,16 @@ def test_ranges_have_round_edges_and_hold_every_sample_once() -> None:
     assert _ranges(np.zeros(9)) == {}
 
 
+def test_a_range_with_few_samples_is_merged_with_its_neighbor() -> None:
+    values = np.array([0.0, *np.full(20, 25.0), *np.full(4, 33.0), 52.0, *np.full(9, 41.0), np.nan])
+    found = _ranges(values)
+    assert {name: int(members.sum()) for name, members in found.items()} == {
+        "0 to 30": 21,
+        "30 to 60": 14,
+    }
+    assert int(sum(members.sum() for members in _ranges(np.arange(4.0)).values())) == 4
+
+
 def test_the_metric_of_a_mistake_is_shown_only_if_it_is_an_error() -> None:
     labels = torch.tensor([[0.1, 0.2], [0.3, -0.2], [-0.4, 0.0]])
     answered = labels + torch.tensor([[0.0, 0.0], [0.5, 0.0], [0.0, 0.1]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtlcore import BuildContext, EncoderInfo, Features, MtlError
+from mtlcore.evaluation.measure import Predictions
+from mtlcore.evaluation.samples import SampleRows, _labels_of
 from mtlcore.tasks.multilabel import Multilabel, MultilabelHead, join_names
 
 NAMES = ("glasses", "hat", "smile")
@@ -24,6 +27,20 @@ def test_names_become_targets_in_the_order_of_the_classes():
     assert target.dtype == torch.int64
     assert target.tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 0], [0, -1, 0], [0, 1, -1], [0, 0, 0]]
     assert present.tolist() == [True, True, False, True, True, True]
+
+
+def test_targets_become_names_again_with_the_unknown_ones():
+    cells = ["glasses|smile", "|", "?hat", "hat|?smile"]
+    target, present = TASK.target(np.array(cells))
+    assert TASK.target_as_annotation(target).tolist() == cells
+    assert _labels_of(TASK, target, present).tolist() == cells
+    assert _labels_of(TASK, target, ~present).tolist() == [""] * 4
+
+    experiment = SimpleNamespace(tasks={"attributes": SimpleNamespace(component=TASK)})
+    rows = SampleRows(experiment, None, np.arange(4))
+    answers = {"attributes": TASK.as_answer(target)}
+    rows.add(Predictions(answers, {"attributes": target}, {"attributes": present}))
+    assert rows.columns["attributes/target"] == cells
 
 
 def test_numbers_are_the_same_labels_in_columns():

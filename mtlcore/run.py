@@ -201,15 +201,15 @@ class Run:
         `mtlcore.load_package` reads it without the run and its data.
 
         checkpoint: "last" (the one to report), or "best" (on validation).
-        evaluation: its metrics appear in the model card (default: those of validation
-            that the run logged at the step of the checkpoint).
+        evaluation: of this run and checkpoint. Its metrics appear in the model card (default: those
+            of validation that the run logged at the step of the checkpoint).
         license_name: license of the package, for the model card.
         study: a Markdown file for the card, such as a study's table with controls and intervals.
         onnx: also write model.onnx, checked as `export` does.
         overrides: for the data of this check, such as {"data.faces.root": "/data/faces"}.
 
-        Raises MtlError if `out` exists, if the run has no task or no such checkpoint, or if the
-        study can't be read.
+        Raises MtlError if `out` exists, if the run has no task or no such checkpoint, if the
+        evaluation is of another run or checkpoint, or if the study can't be read.
         """
         require_which(checkpoint)
         folder = Path(out)

@@ -27,7 +27,14 @@ from mtlcore import (
     component,
 )
 from mtlcore.cli import main
-from mtlcore.deployment.model_card import _usage
+from mtlcore.deployment.model_card import _pipeline_tag, _said, _usage, model_card
+from mtlcore.deployment.package import _answers
+from mtlcore.evaluation.evaluate import empty_network
+from mtlcore.model.preprocess import Preprocess
+from mtlcore.prediction.predictor import predictor_of_network
+from mtlcore.tasks.dense.dense_regression import DenseRegression
+from mtlcore.tasks.dense.landmarks import Landmarks
+from mtlcore.tasks.dense.segmentation import Segmentation
 
 STORED = 16
 
@@ -102,11 +109,127 @@ def test_the_card_shows_the_validation_metrics_of_its_weights(trained: Run, tmp_
     name = "validation/quarter/accuracy"
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     best = max(row[name] for row in rows if name in row)
-    assert f"| quarter/accuracy | {best:.4f} |" in card("a", "best")
+    of_best = card("a", "best")
+    assert f"| quarter/accuracy | {best:.4f} |" in of_best
+    n = Run(tmp_path / "run").summary["labels"]["quarter"]["validation"]
+    assert f"Labeled images: {n} for quarter. They also guided choices" in of_best
     log.write_text(log.read_text().replace(name, "validation/quarter/accurate"))
     with pytest.raises(MtlError, match="lines from before the checkpoint were changed"):
         card("b", "best")
     assert not list(tmp_path.glob("*b*"))
+
+
+CARD = {
+    "answers": {
+        "sight": {"form": "label", "names": ["a|b", "<sea>"], "shape": ""},
+        "age": {"form": "values", "names": ["value"], "shape": ""},
+    },
+    "experiment": {"encoder": {"name": "resnet_small"}},
+    "components": {},
+    "plugins": {},
+    "trained_on": {
+        "fingerprint": "f00",
+        "samples": {"train": 90, "validation": 30},
+        "datasets": {"d": {"name": "csv", "labels": 1.0, "license": "CC0 | none"}},
+        "pretexts": {},
+    },
+    "versions": {"mtlcore": "0.2"},
+    "weights": {"step": 3, "ema": False, "sha256": "f00"},
+}
+
+
+def test_a_package_refuses_an_evaluation_of_another_run(trained: Run, tmp_path: Path) -> None:
+    evaluation = trained.evaluate("test", device="cpu")
+    shutil.copytree(trained.path, tmp_path / "run")
+    with pytest.raises(MtlError, match="but the package is of .*run, last-00000003"):
+        Run(tmp_path / "run").package(tmp_path / "a", evaluation=evaluation)
+    with pytest.raises(MtlError, match="last-00000003, but the package is of .*, best-00000003"):
+        trained.package(tmp_path / "a", evaluation=evaluation, checkpoint="best")
+    assert not (tmp_path / "a").exists()
+
+
+def test_set_alone_is_refused(trained: Run, tmp_path: Path, capsys) -> None:
+    command = ["package", str(trained.path), "--out", str(tmp_path / "a"), "--set", "no.such=1"]
+    assert main(command) == 2
+    assert "--set is for --split and --onnx" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+DETECTOR = """
+import numpy as np
+from attrs import frozen
+from mtlcore import Detections, Detector, hookimpl
+
+@frozen
+class Left(Detector):
+    def build(self):
+        return self.find
+
+    def find(self, image):
+        height, width = image.shape[:2]
+        return Detections(np.array([[0.0, 0.0, width / 2, height]]), np.array([0.9]))
+
+    def crop(self, image, box):
+        return image[:, : image.shape[1] // 2]
+
+@hookimpl
+def mtl_components():
+    return [Left]
+"""
+
+
+def test_the_detector_of_a_package_goes_by_its_name(package: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "halves.py"
+    plugin.write_text(DETECTOR)
+    found = mtlcore.load_package(package, plugins=[plugin], detector="left", device="cpu")
+    assert [one.box for one in found(images(1))] == [(0.0, 0.0, 15.0, 40.0)]
+    with pytest.raises(MtlError, match="no_such"):
+        mtlcore.load_package(package, detector="no_such")
+
+
+def test_a_card_of_validation_counts_the_labels_of_each_task_and_escapes_names() -> None:
+    labels = {"sight": {"train": 40, "validation": 12}, "age": {"validation": 7}}
+    provenance = {"labels": labels, "samples": {"validation": 30}}
+    card = model_card(CARD, {"size": [16, 16]}, provenance, {"age/mae": 3.0}, "")
+    assert "On validation. Labeled images: 12 for sight, 7 for age. They also guided" in card
+    assert r"| sight | one of a\|b, &lt;sea&gt; |" in card
+    assert "| age | numbers: value |" in card
+    assert r"| d | csv | 100 % | CC0 \| none |" in card
+    assert "on supervised tasks. Inference" in card
+    assert "hybrid" not in card
+    assert 'pipeline_tag: "image-classification"' in card
+
+
+def test_a_card_names_maps_and_points_and_gets_no_tag_of_another_task() -> None:
+    tasks = {
+        "places": Segmentation(reads="places", classes=("sky", "sea")),
+        "depth": DenseRegression(reads="depth"),
+        "eyes": Landmarks(reads="eyes", points=2),
+        "sizes": Regression(outputs=("width", "depth"), mean=(0.0, 0.0), std=(1.0, 1.0)),
+    }
+    experiment = Experiment(
+        encoder=component("encoder", "resnet_small", width=4),
+        tasks=tasks,
+        data={"dots": component("dataset", "dots", [DOTS])},
+        input=Input(size=STORED, cache_size=STORED),
+        train=Train(steps=1),
+    )
+    net, preprocess = empty_network(experiment), Preprocess.of(experiment)
+    answers = _answers(predictor_of_network(net, experiment, preprocess, None, 1, False))
+    said = {label: _said(answer) for label, answer in answers.items()}
+    assert said == {
+        "places": "a map of sky, sea",
+        "depth": "a map of numbers",
+        "eyes": "points: x and y in pixels of the image",
+        "sizes": "numbers: width, depth",
+    }
+    tags = {label: _pipeline_tag({"answers": {label: a}}) for label, a in answers.items()}
+    assert tags == {
+        "places": {"pipeline_tag": "image-segmentation"},
+        "depth": {},
+        "eyes": {"pipeline_tag": "keypoint-detection"},
+        "sizes": {},
+    }
 
 
 def test_the_card_installs_each_package_and_names_plugin_files() -> None:

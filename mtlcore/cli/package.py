@@ -35,8 +35,8 @@ def package(
         Evaluate on this split for the card: `--split test`. Default: the validation metrics that
         the run recorded.
     set_
-        Set a key for the data of the evaluation and the check: `--set data.fer2013.root=DIR`.
-        Repeatable.
+        Set a key for the data of `--split` and of the check of `--onnx`: `--set
+        data.fer2013.root=DIR`. Repeatable.
     license_
         License of the package, for the card: `--license cc-by-nc-4.0`.
     study
@@ -45,9 +45,12 @@ def package(
         Also write model.onnx, checked as `mtl export` does.
     """
     from ..callbacks.bars import Bars
+    from ..errors import MtlError
     from ..run import Run
     from ._shared import print_line
 
+    if set_ and split is None and not onnx:
+        raise MtlError("--set is for --split and --onnx: add one of them, or leave out --set")
     trained = Run(run)
     evaluation = None
     if split is not None:

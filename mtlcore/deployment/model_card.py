@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -51,31 +52,59 @@ def model_card(
 
 def _front_matter(config: Mapping[str, Any], license_name: str) -> str:
     """Return YAML. JSON strings and lists are valid YAML."""
-    tags = ["mtlcore", "hybrid-multi-task-learning", *config["answers"]]
+    kind = "hybrid-multi-task-learning" if config["trained_on"]["pretexts"] else "multi-task"
     lines = {
         "library_name": "mtlcore",
         "license": license_name or "other",
-        "pipeline_tag": "image-classification",
-        "tags": tags,
+        **_pipeline_tag(config),
+        "tags": ["mtlcore", kind, *config["answers"]],
     }
     text = "\n".join(f"{key}: {json.dumps(value)}" for key, value in lines.items())
     return f"---\n{text}\n---"
 
 
+def _pipeline_tag(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tag of the first task that a model hub has a tag for, or nothing."""
+    for answer in config["answers"].values():
+        if answer["form"] in ("label", "labels"):
+            return {"pipeline_tag": "image-classification"}
+        if answer["shape"] == "points":
+            return {"pipeline_tag": "keypoint-detection"}
+        if answer["shape"] == "map" and answer["names"]:
+            return {"pipeline_tag": "image-segmentation"}
+    return {}
+
+
 def _summary(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> str:
     encoder = config["experiment"]["encoder"]["name"]
     lines = [f"# {' and '.join(config['answers'])}", ""]
+    tasks = "supervised tasks"
+    if config["trained_on"]["pretexts"]:
+        tasks += " and self-supervised pretext tasks at the same time"
     lines.append(
         f"An image model with the encoder `{encoder}`, which reads RGB images of "
-        f"{preprocessor['size']} pixels. It was trained with mtlcore, on supervised tasks and "
-        "self-supervised pretext tasks at the same time. Inference uses the supervised tasks only."
+        f"{preprocessor['size']} pixels. It was trained with mtlcore, on {tasks}. Inference uses "
+        "the supervised tasks only."
     )
     lines += ["", "| task | answer |", "|---|---|"]
-    forms = {"label": "one of", "labels": "any of", "values": "numbers:"}
-    for label, answer in config["answers"].items():
-        names = ", ".join(answer["names"]) or "one value"
-        lines.append(f"| {label} | {forms[answer['form']]} {names} |")
+    lines += [f"| {label} | {_cell(_said(a))} |" for label, a in config["answers"].items()]
     return "\n".join(lines)
+
+
+def _said(answer: Mapping[str, Any]) -> str:
+    """What a task answers, in words."""
+    names = ", ".join(answer["names"])
+    if answer["shape"] == "points":
+        return "points: x and y in pixels of the image"
+    if answer["shape"] == "map":
+        return f"a map of {names or 'numbers'}"
+    forms = {"label": "one of", "labels": "any of", "values": "numbers:"}
+    return f"{forms[answer['form']]} {names}"
+
+
+def _cell(text: str) -> str:
+    """Escape a text for a cell of a Markdown table."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
 def _usage(config: Mapping[str, Any]) -> str:
@@ -112,7 +141,8 @@ def _data(config: Mapping[str, Any]) -> str:
     ]
     for label, data in trained["datasets"].items():
         share = f"{100 * data['labels']:g} %"
-        lines.append(f"| {label} | {data['name']} | {share} | {data['license'] or UNKNOWN} |")
+        license_name = _cell(data["license"] or UNKNOWN)
+        lines.append(f"| {label} | {_cell(data['name'])} | {share} | {license_name} |")
     counts = ", ".join(f"{n:,} {split}" for split, n in trained["samples"].items())
     lines += ["", f"Samples: {counts}. Fingerprint of the data: `{trained['fingerprint']}`."]
     pretexts = ", ".join(trained["pretexts"].values()) or "none"
@@ -126,12 +156,12 @@ def _metrics(
     measured: Evaluation | Mapping[str, float],
 ) -> str:
     if isinstance(measured, Evaluation):
-        counts = ", ".join(f"{n:,} for {label}" for label, n in measured.n.items())
-        title = f"On the split {measured.split} of {measured.data}. Labeled images: {counts}."
+        title = f"On the split {measured.split} of {measured.data}. {_counts(measured.n)}"
         metrics: Mapping[str, float] = measured.metrics
     elif measured:
-        n = provenance.get("samples", {}).get("validation", 0)
-        title = f"On the {n:,} validation images. They also guided choices during training."
+        labels = provenance["labels"]
+        n = {label: labels[label].get("validation", 0) for label in config["answers"]}
+        title = f"On validation. {_counts(n)} They also guided choices during training."
         metrics = measured
     else:
         return "## Metrics\n\nThe run measured none at the step of these weights."
@@ -141,6 +171,11 @@ def _metrics(
     for label in config["answers"]:
         lines += _groups(label, metrics)
     return "\n".join(lines)
+
+
+def _counts(n: Mapping[str, int]) -> str:
+    counts = ", ".join(f"{count:,} for {label}" for label, count in n.items())
+    return f"Labeled images: {counts}."
 
 
 def _groups(label: str, metrics: Mapping[str, float]) -> list[str]:
@@ -158,7 +193,7 @@ def _groups(label: str, metrics: Mapping[str, float]) -> list[str]:
     lines += [f"| group | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for group, values in groups.items():
         cells = [f"{values[c]:.0f}" if c == "n" else f"{values[c]:.4f}" for c in columns]
-        lines.append(f"| {group} | {' | '.join(cells)} |")
+        lines.append(f"| {_cell(group)} | {' | '.join(cells)} |")
     return lines
 
 

@@ -29,12 +29,12 @@ import safetensors.torch
 import torch
 from attrs import evolve
 
-from ..checkpoints import LARGEST, Which
+from ..checkpoints import LARGEST, Checkpoint, Which
 from ..config.experiment import Experiment
 from ..config.overrides import Overrides
 from ..config.read import parse
 from ..config.write import component_table, tables_of
-from ..contracts import Detector
+from ..contracts import AlignedTask, Detector
 from ..errors import MtlError
 from ..evaluation.evaluate import Evaluation, empty_network, inference_network, torch_device
 from ..evaluation.responsible_use import NAME as RESPONSIBLE_USE
@@ -50,7 +50,7 @@ from ..files import (
     write_errors_as_mtl_error,
 )
 from ..model.preprocess import Preprocess
-from ..prediction.predictor import Predictor, predictor_of_network
+from ..prediction.predictor import Predictor, detector_of, predictor_of_network
 from ..registry.lookup import missing_component
 from ..registry.plugin_file import MARK, PluginFile, split_entry
 from ..runs import RunFolder
@@ -90,7 +90,8 @@ def write_package(
     overrides: of the experiment, for the images of this check.
 
     Raises MtlError if `out` exists, if the run has no task or no such checkpoint, if its validation
-    augmentation can't be saved as data, or if the study can't be read. `out` is complete or absent.
+    augmentation can't be saved as data, if the evaluation is of another run or checkpoint, or if
+    the study can't be read. `out` is complete or absent.
     """
     if exists(out):
         raise MtlError(f"{out} already exists: choose another --out")
@@ -98,9 +99,13 @@ def write_package(
     if not experiment.tasks:
         raise MtlError(f"{folder.path} has no supervised task: there is nothing to package")
     checkpoint, net = folder.read(which, partial(inference_network, experiment))
+    if evaluation is not None:
+        _require_own(evaluation, folder, checkpoint)
     tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
-    config = _config(folder, experiment, checkpoint.step, weights)
+    predictor = predictor_of_network(net, experiment, Preprocess.of(experiment), None, 1, False)
+    answers = _answers(predictor)
+    config = _config(folder, experiment, checkpoint.step, weights, answers)
     preprocessor = _preprocessor(experiment)
     provenance, text = folder.provenance(), _text_of(study)
     folder.log.require(checkpoint.manifest().log)
@@ -125,7 +130,7 @@ def load_package(
     path: str | os.PathLike[str],
     *,
     plugins: Sequence[str | os.PathLike[str]] = (),
-    detector: Detector | None = None,
+    detector: Detector | str | None = None,
     batch_size: int = 32,
     mirror: bool = False,
     device: str | torch.device | None = None,
@@ -149,6 +154,8 @@ def load_package(
     net = empty_network(experiment)
     load_weights(net, _weights(folder, config), str(folder / WEIGHTS))
     target = torch_device(device)
+    if isinstance(detector, str):
+        detector = detector_of(detector, None, [Path(file) for file in plugins])
     preprocess = Preprocess.from_data(_read_json(folder / PREPROCESSOR))
     return predictor_of_network(
         net.to(target).eval(), experiment, preprocess, detector, batch_size, mirror
@@ -169,6 +176,16 @@ def is_package(path: Path) -> bool:
 # -------------------------------------------------------------------------------------- writing
 
 
+def _require_own(evaluation: Evaluation, folder: RunFolder, checkpoint: Checkpoint) -> None:
+    """Raise MtlError unless these are metrics of this checkpoint of the run."""
+    found = Path(evaluation.run).resolve(), evaluation.checkpoint
+    if found != (folder.path.resolve(), checkpoint.path.name):
+        raise MtlError(
+            f"the evaluation is of {evaluation.run}, {evaluation.checkpoint}, but the package is "
+            f"of {folder.path}, {checkpoint.path.name}: evaluate this run and checkpoint"
+        )
+
+
 def _text_of(study: Path | None) -> str:
     if study is None:
         return ""
@@ -186,7 +203,9 @@ def _write_onnx(folder: RunFolder, package: Path, which: Which, overrides: Overr
         raise
 
 
-def _config(folder: RunFolder, experiment: Experiment, step: int, weights: bytes) -> JsonObject:
+def _config(
+    folder: RunFolder, experiment: Experiment, step: int, weights: bytes, answers: JsonObject
+) -> JsonObject:
     provenance = folder.provenance()
     needed = {"encoder", *(f"task.{label}" for label in experiment.tasks)}
     origins = {
@@ -198,10 +217,7 @@ def _config(folder: RunFolder, experiment: Experiment, step: int, weights: bytes
         "format": FORMAT,
         "versions": {"mtlcore": version("mtlcore"), "torch": version("torch")},
         "experiment": _inference_tables(experiment),
-        "answers": {
-            label: {"form": form.form, "names": list(form.names), "unit": unit_of(form)}
-            for label, form in _formats(experiment).items()
-        },
+        "answers": answers,
         "components": origins,
         "plugins": {name: _sha256_of(experiment, name) for name in sorted(files)},
         "weights": {
@@ -229,8 +245,19 @@ def _config(folder: RunFolder, experiment: Experiment, step: int, weights: bytes
     }
 
 
-def _formats(experiment: Experiment) -> dict[str, Any]:
-    return {label: entry.component.answer_format() for label, entry in experiment.tasks.items()}
+def _answers(predictor: Predictor) -> JsonObject:
+    """Task label -> form, names and unit of its numbers, and whether they are a map or points."""
+    columns = predictor.columns()
+    found: JsonObject = {}
+    for label, task in predictor.tasks.items():
+        own = [name.removeprefix(f"{label}/") for name in columns if name.startswith(f"{label}/")]
+        form, shape = task.answer_format(), ""
+        names = list(form.names) or own
+        if isinstance(task, AlignedTask):
+            shape = "points" if any(name.startswith("points/") for name in own) else "map"
+            names = list(task.classes)
+        found[label] = {"form": form.form, "names": names, "unit": unit_of(form), "shape": shape}
+    return found
 
 
 def _inference_tables(experiment: Experiment) -> JsonObject:

@@ -241,7 +241,8 @@ class Run:
 
         path: the file to write. It must not exist.
         format: "onnx", for ONNX Runtime; or "torch-export", for `torch.export.load` (default: by
-            the ending of the file: torch-export for .pt2, otherwise onnx).
+            the ending of the file: torch-export for .pt2, otherwise onnx). It can't contradict the
+            ending .onnx or .pt2.
         checkpoint: "last" (the one to report), or "best" (on validation).
         data_samples: the number of images to check, at least 1.
         overrides: dotted key -> value, such as {"data.faces.root": "/data/faces"}.

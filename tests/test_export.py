@@ -122,6 +122,14 @@ def test_an_existing_file_is_not_overwritten(run, tmp_path, capsys):
 # ------------------------------------------------------------------------------------ refusals
 
 
+@pytest.mark.parametrize(("name", "given"), [("m.pt2", "onnx"), ("m.onnx", "torch-export")])
+def test_a_format_that_contradicts_the_ending_is_refused(run, tmp_path, name, given, capsys):
+    words = ["export", str(run.path), "--out", str(tmp_path / name), "--format", given]
+    assert main(words) == 2
+    assert f"but the format is {given}" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @frozen
 class Shifty(Classification):
     """Computes something else while it is exported."""
@@ -146,10 +154,13 @@ def test_a_file_that_answers_otherwise_than_the_run_is_not_written(tmp_path):
     mtlcore.register(Shifty)
     run = train(tmp_path / "run", tasks={"mood": Shifty(reads="quarter")})
     file = tmp_path / "out.pt2"
+    mine = tmp_path / "out.pt2.unchecked"
+    mine.write_text("a file of the user")
     message = problem(lambda: run.export(file, "torch-export", data_samples=16))
     assert "is not written" in message
     assert "task mood: largest difference" in message
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [mine.name, "run"]
+    assert mine.read_text() == "a file of the user"
 
 
 @pytest.mark.slow

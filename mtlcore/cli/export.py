@@ -29,7 +29,7 @@ def export(
         The file to write, such as model.onnx or model.pt2.
     format
         onnx for ONNX Runtime, or torch-export for torch.export.load (default: by the ending of OUT:
-        torch-export for .pt2, otherwise onnx).
+        torch-export for .pt2, otherwise onnx). It can't contradict the ending .onnx or .pt2.
     checkpoint
         The last checkpoint (the one to report), or the best one on validation.
     data_samples

@@ -57,7 +57,7 @@ def predict(
     csv
         Write the rows to this table, a new file.
     parquet
-        Write the rows to this table, a new file; needs pyarrow.
+        Write the rows to this table, a new file.
     json
         Print one JSON object per line.
     draw

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from ..files import refuse_existing
 from ..prediction.predictor import Predictor, predictor_of
 from ..runs import RunFolder
 from .graph import (
+    ENDINGS,
     Compute,
     ExportedGraph,
     Format,
@@ -92,6 +94,11 @@ def export_run(
     """Export a run. The arguments and errors are those of `Run.export`."""
     file_format = file_format or format_of(path)
     require_format(file_format)
+    if path.suffix in ENDINGS and file_format != format_of(path):
+        raise MtlError(
+            f"{path.name} names the format {format_of(path)}, but the format is {file_format}: "
+            "choose another ending, or leave out the format"
+        )
     if data_samples < 1:
         raise MtlError(f"data_samples = {data_samples}: expected at least 1")
     refuse_existing(path)
@@ -102,7 +109,7 @@ def export_run(
     images, what = _images_to_check(experiment, predictor, data_samples)
 
     # The file appears under its own name only after the check.
-    temporary = path.with_name(path.name + ".unchecked")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         write_graph(graph, temporary, file_format, metadata)
         compute = load_graph(temporary, file_format, tuple(predictor.tasks))

@@ -94,6 +94,10 @@ def input_name(labels: Mapping[str, object]) -> str:
     return name
 
 
+ENDINGS = (".onnx", ".pt2")
+"""The endings of files that name their format."""
+
+
 def format_of(path: Path) -> Format:
     """Return the format that the ending of a file names: torch-export for .pt2, otherwise onnx."""
     return "torch-export" if path.suffix == ".pt2" else "onnx"

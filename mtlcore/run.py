@@ -263,7 +263,7 @@ class Run:
         self,
         formats: Sequence[BenchmarkFormat] = BENCHMARK_FORMATS,
         *,
-        split: str = "test",
+        split: str | None = None,
         n: int = 1000,
         checkpoint: Which = "last",
         overrides: Overrides | None = None,
@@ -272,11 +272,13 @@ class Run:
 
         formats: any of "torch", "torch-compile", "torch-export" and "onnx". If a format does not
         work on this machine, its result has an `error`.
-        split, n: the samples for the main metric of each task, evenly spaced over the split.
+        split, n: the samples for the main metric of each task, evenly spaced over the split
+            (default: test; no metrics if it can't be opened).
         checkpoint: "last" (the one to report), or "best" (on validation).
         overrides: dotted key -> value, such as {"data.faces.root": "/data/faces"}.
 
-        Raises MtlError for an unknown format, or if there is no such checkpoint.
+        Raises MtlError for an unknown format, if there is no such checkpoint, or if a split that
+        you name can't be opened.
         """
         return benchmark_run(
             self._folder(),

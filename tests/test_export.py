@@ -229,6 +229,12 @@ def test_a_format_that_does_not_work_here_leaves_the_others_measured(run, monkey
     assert "onnx: not measured: the format onnx needs" in out
 
 
+def test_a_benchmark_refuses_an_unknown_split_that_is_named(run, capsys):
+    words = ["benchmark", str(run.path), "--formats", "torch", "--n", "8"]
+    assert main([*words, "--split", "tests"]) == 2
+    assert "no sample of the split 'tests'; did you mean 'test'?" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------------------------- the example
 
 

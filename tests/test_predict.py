@@ -378,6 +378,10 @@ def test_a_source_that_is_none_is_an_error(predictor: Predictor, subtests: pytes
         (np.zeros((4, 4, 2), np.uint8), "expected \\(H, W, 3\\)"),
         (torch.zeros(4, 4), "expected \\(3, H, W\\)"),
         (torch.full((3, 4, 4), 2.0), "expected \\[0, 1\\]"),
+        (torch.full((3, 4, 4), 300, dtype=torch.int32), "int32: expected uint8"),
+        (torch.zeros(3, 4, 4, dtype=torch.bool), "bool: expected uint8"),
+        (torch.zeros(3, 4, 4, dtype=torch.complex64), "complex64: expected uint8"),
+        (torch.zeros(0, 3, 4, 4), "expected \\(3, H, W\\)"),
         ("nothing/*.png", "no file matches"),
     ]:
         with subtests.test(source=source, message=message), pytest.raises(MtlError, match=message):

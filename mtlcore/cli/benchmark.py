@@ -26,7 +26,7 @@ def benchmark(
         "torch-export",
         "onnx",
     ),
-    split: str = "test",
+    split: str | None = None,
     n: int = 1000,
     checkpoint: Literal["last", "best"] = "last",
     set_: Overrides = (),
@@ -41,7 +41,7 @@ def benchmark(
     formats
         Such as `--formats torch onnx`; default: all.
     split
-        The split for the accuracy.
+        The split for the accuracy (default: test; no accuracy if it can't be opened).
     n
         Number of samples, evenly spaced over the split.
     checkpoint

@@ -89,7 +89,7 @@ def benchmark_run(
     folder: RunFolder,
     formats: Sequence[BenchmarkFormat] = BENCHMARK_FORMATS,
     *,
-    split: str = "test",
+    split: str | None = None,
     n: int = 1000,
     which: Which = "last",
     overrides: Overrides = (),
@@ -105,12 +105,15 @@ def benchmark_run(
     # Metrics read the predictions as `decode` returns them, before `answer_numbers`.
     graph = ExportedGraph(predictor.net, predictor.tasks, predictor.preprocess, numbers=False)
     graph = graph.eval()
+    opened = split or "test"
     try:
-        samples = some_samples(experiment, split, n)
-        images, what = samples.images()[: max(BATCH_SIZES)], f"split {split}, n = {samples.n}"
+        samples = some_samples(experiment, opened, n)
+        images, what = samples.images()[: max(BATCH_SIZES)], f"split {opened}, n = {samples.n}"
     except MtlError as error:
+        if split is not None:
+            raise
         samples, images = None, torch.empty(0)
-        what = f"no metrics, since the split {split} can't be opened: {str(error).splitlines()[0]}"
+        what = f"no metrics, since the split {opened} can't be opened: {str(error).splitlines()[0]}"
     if len(images) < max(BATCH_SIZES):
         images = random_images(predictor.preprocess.stored, max(BATCH_SIZES))
 

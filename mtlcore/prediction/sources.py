@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from attrs import frozen
 from PIL import Image
 from torch import Tensor
@@ -307,7 +308,12 @@ def _of_array(array: np.ndarray) -> Iterator[Item]:
 
 def _pixels_of(tensor: Tensor) -> np.ndarray:
     """Convert (3, H, W) or (B, 3, H, W), uint8 or float in [0, 1], to (..., H, W, 3) uint8."""
-    if tensor.ndim not in (3, 4) or tensor.shape[-3] != 3:
+    if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
+        raise MtlError(
+            f"a tensor of images is {tensor.dtype}: expected uint8, RGB in 0 ... 255, or float in "
+            "[0, 1]"
+        )
+    if tensor.ndim not in (3, 4) or tensor.shape[-3] != 3 or not tensor.numel():
         raise MtlError(
             f"a tensor of images has the shape {tuple(tensor.shape)}: expected (3, H, W) or "
             "(B, 3, H, W)"

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import MtlError
 from ..files import write_errors_as_mtl_error
 
 ROWS_AT_A_TIME = 1024  # in a row group of a parquet file
@@ -40,14 +39,10 @@ def csv_table(path: Path, columns: Sequence[str]) -> Iterator[WriteRow]:
 def parquet_table(path: Path, columns: Mapping[str, type]) -> Iterator[WriteRow]:
     """Write a parquet file with these columns of str, int or float.
 
-    Raises MtlError if pyarrow is not installed, or if the file can't be written.
+    Raises MtlError if the file can't be written.
     """
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MtlError(
-            f"{path}: parquet needs pyarrow: type `pip install pyarrow`, or write a csv"
-        ) from error
+    import pyarrow.parquet
+
     types = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
     schema = pyarrow.schema([(name, types[kind]) for name, kind in columns.items()])
     waiting: list[Row] = []

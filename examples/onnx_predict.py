@@ -14,6 +14,9 @@ from PIL import Image, ImageOps
 def stored(path, height, width):
     """Upright RGB -> the largest central rectangle of the right ratio -> (3, height, width)."""
     image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode.startswith("I"):  # 16-bit gray: scaled, where Pillow would clip
+        gray = np.asarray(image).astype(np.int64).clip(0, 65535)
+        image = Image.fromarray(((gray + 128) // 257).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

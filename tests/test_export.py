@@ -260,6 +260,9 @@ def test_the_example_gives_the_same_answers_in_an_environment_without_torch(
         exif[0x0112] = 6  # rotated
         files.append(str(tmp_path / f"{number}.png"))
         Image.fromarray(pixels, mode).save(files[-1], exif=exif)
+    deep = rng.integers(0, 65536, (20, 30), dtype=np.uint16)
+    files.append(str(tmp_path / "16_bit.png"))
+    Image.fromarray(deep).save(files[-1])
     script = ROOT / "examples" / "onnx_predict.py"
     done = subprocess.run(
         [python, script, onnx_file, *files], capture_output=True, text=True, check=True

@@ -141,9 +141,9 @@ CARD = {
 def test_a_package_refuses_an_evaluation_of_another_run(trained: Run, tmp_path: Path) -> None:
     evaluation = trained.evaluate("test", device="cpu")
     shutil.copytree(trained.path, tmp_path / "run")
-    with pytest.raises(MtlError, match="but the package is of .*run, last-00000003"):
+    with pytest.raises(MtlError, match=r"but the package is of .*run, last-00000003"):
         Run(tmp_path / "run").package(tmp_path / "a", evaluation=evaluation)
-    with pytest.raises(MtlError, match="last-00000003, but the package is of .*, best-00000003"):
+    with pytest.raises(MtlError, match=r"last-00000003, but the package is of .*, best-00000003"):
         trained.package(tmp_path / "a", evaluation=evaluation, checkpoint="best")
     assert not (tmp_path / "a").exists()
 

@@ -25,8 +25,8 @@ from mtlcore.config import load
 from mtlcore.config.experiment import Experiment
 from mtlcore.config.same import with_resumable
 from mtlcore.evaluation.evaluate import evaluate
-from mtlcore.runs import RunFolder
 from mtlcore.report.about import headline
+from mtlcore.runs import RunFolder
 from mtlcore.sealed import seal_json, seal_toml
 from mtlcore.training.result import RESULT
 from mtlcore.training.resume import experiment_to_resume

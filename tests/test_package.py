@@ -191,12 +191,12 @@ def test_a_card_of_validation_counts_the_labels_of_each_task_and_escapes_names()
     labels = {"sight": {"train": 40, "validation": 12}, "age": {"validation": 7}}
     provenance = {"labels": labels, "samples": {"validation": 30}}
     card = model_card(CARD, {"size": [16, 16]}, provenance, {"age/mae": 3.0}, "")
-    assert "On validation. Labeled images: 12 for sight, 7 for age. They also guided" in card
+    assert "On the validation split. Labeled images: 12 for sight, 7 for age. They also" in card
     assert r"| sight | one of a\|b, &lt;sea&gt; |" in card
     assert "| age | numbers: value |" in card
     assert r"| d | csv | 100 % | CC0 \| none |" in card
     assert "on supervised tasks. Inference" in card
-    assert "hybrid" not in card
+    assert 'tags: ["mtlcore", "sight", "age"]' in card
     assert 'pipeline_tag: "image-classification"' in card
 
 

@@ -52,12 +52,12 @@ def model_card(
 
 def _front_matter(config: Mapping[str, Any], license_name: str) -> str:
     """Return YAML. JSON strings and lists are valid YAML."""
-    kind = "hybrid-multi-task-learning" if config["trained_on"]["pretexts"] else "multi-task"
+    hybrid = ["hybrid-multi-task-learning"] if config["trained_on"]["pretexts"] else []
     lines = {
         "library_name": "mtlcore",
         "license": license_name or "other",
         **_pipeline_tag(config),
-        "tags": ["mtlcore", kind, *config["answers"]],
+        "tags": ["mtlcore", *hybrid, *config["answers"]],
     }
     text = "\n".join(f"{key}: {json.dumps(value)}" for key, value in lines.items())
     return f"---\n{text}\n---"
@@ -161,7 +161,7 @@ def _metrics(
     elif measured:
         labels = provenance["labels"]
         n = {label: labels[label].get("validation", 0) for label in config["answers"]}
-        title = f"On validation. {_counts(n)} They also guided choices during training."
+        title = f"On the validation split. {_counts(n)} They also guided choices during training."
         metrics = measured
     else:
         return "## Metrics\n\nThe run measured none at the step of these weights."

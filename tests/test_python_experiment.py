@@ -387,12 +387,30 @@ def test_overrides_are_a_dict_with_the_meaning_of_set(subtests: pytest.Subtests)
         ({"train.steps.more": 5}, "overrides['train.steps.more']: train.steps is a value"),
         ({"a b": 5}, """overrides['a b']: expected a key such as "train.steps\""""),
         ("train.steps=5", """expected a dict, such as {"train.steps": 500}"""),
+        ({"task": {1: {}}}, "overrides['task']: its key 1 is not a string: expected '1'"),
+        (
+            {"weighting": {"name": "schedule", "of": {1: [[0, 1]]}}},
+            "overrides['weighting'].of: its key 1 is not a string",
+        ),
+        ({"optimizer.groups": [{2: 3}]}, "overrides['optimizer.groups'][0]: its key 2"),
     ],
 )
 def test_a_bad_override_of_a_dict_is_named(overrides: Any, line: str) -> None:
     file = ROOT / "examples" / "own_csv.toml"
     assert any(line in found for found in problems(lambda: load_experiment(file, overrides)))
     assert any(line in found for found in problems(lambda: resolve(own_csv(), overrides)))
+
+
+def test_none_removes_a_key_and_adds_no_table() -> None:
+    file = ROOT / "examples" / "own_csv.toml"
+    overrides = {"pretext.rotation.weight": None, "callback.probe.reads": None}
+    assert load_experiment(file, overrides) == load(file)
+    assert resolve(load(file), overrides) == resolve(load(file))
+
+
+def test_the_keys_of_a_table_are_strings() -> None:
+    with pytest.raises(MtlError, match=r"schedule\.of: its key 1 is not a string"):
+        component("weighting", "schedule", of={1: [[0.0, 1.0]]})
 
 
 # ------------------------------------------------------------------- classes of one's own

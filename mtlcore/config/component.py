@@ -22,6 +22,7 @@ from ..contracts import (
 )
 from ..errors import MtlError, nearest
 from ..registry.lookup import catalog_with
+from .overrides import require_text_keys
 from .read import Reader
 from .write import toml_value
 
@@ -93,6 +94,7 @@ def component(
         )
     reader = Reader(catalog_with([Path(file) for file in plugins]))
     table = {key: toml_value(value) for key, value in fields.items() if value is not None}
+    require_text_keys(table, name)
     built: Component = reader.component(kind, name, table, name)
     reader.raise_problems()
     return built

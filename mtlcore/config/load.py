@@ -12,7 +12,7 @@ from ..errors import MtlError
 from ..files import decoded, expanded, read_file, require_there
 from ..registry.catalog import Catalog
 from .experiment import Experiment
-from .overrides import DEEPEST, Override, Overrides, Table, apply, read_toml
+from .overrides import DEEPEST, Override, Overrides, Table, apply, read_toml, require_text_keys
 from .read import parse
 from .write import toml_value
 
@@ -80,13 +80,19 @@ def _read_toml(file: Path) -> Table:
 
 
 def as_toml(overrides: Overrides) -> Overrides:
-    """Return overrides with their Python values converted to TOML values."""
+    """Return overrides with their Python values converted to TOML values.
+
+    Raises MtlError for a key of a table that is not a string, as in TOML, and for endless nesting.
+    """
     if not isinstance(overrides, Mapping):
         return overrides
     try:
-        return {key: toml_value(value) for key, value in overrides.items()}
+        converted = {key: toml_value(value) for key, value in overrides.items()}
     except RecursionError as error:
         raise MtlError(f"overrides: nested more than {DEEPEST} levels deep") from error
+    for key, value in converted.items():
+        require_text_keys(value, f"overrides[{key!r}]")
+    return converted
 
 
 def with_overrides(error: MtlError, applied: Sequence[Override]) -> list[str]:

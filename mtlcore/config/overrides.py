@@ -60,6 +60,18 @@ def without_none(value: Any) -> Any:
     return value
 
 
+def require_text_keys(value: object, path: str) -> None:
+    """Raise MtlError if a key of a table is not a string, at any depth. path: that of `value`."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise MtlError(f"{path}: its key {key!r} is not a string: expected {str(key)!r}")
+            require_text_keys(inner, f"{path}.{key}")
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            require_text_keys(inner, f"{path}[{number}]")
+
+
 def read_toml(text: str) -> Table:
     """Return the tables of a TOML text. Raises TOMLDecodeError, also if it is nested too deep.
 
@@ -142,6 +154,9 @@ def apply(tables: Table, overrides: Overrides) -> list[Override]:
         *parents, key = override.path
         table, source = tables, override
         for depth, parent in enumerate(parents, 1):
+            if parent not in table and override.value is None:
+                table = {}  # there is no such key to remove, and no table is added
+                break
             if parent not in table and source is override and depth > 1:
                 source = evolve(override, path=override.path[:depth])
             table = table.setdefault(parent, {})

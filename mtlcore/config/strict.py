@@ -379,7 +379,22 @@ def _enum_hook(kind: TypeHint, _: Converter) -> Hook:
 
 
 def _plain_hook(_kind: TypeHint, _: Converter) -> Hook:
-    return lambda value, _: plain(value)
+    def structure(value: object, _: TypeHint) -> object:
+        scalar = plain(value)
+        if not _is_finite(scalar):
+            raise IllTypedError(value, "finite numbers")
+        return scalar
+
+    return structure
+
+
+def _is_finite(value: object) -> bool:
+    """Return whether no number at any depth is nan or infinite."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_is_finite, value))
 
 
 def _component_hook(_kind: TypeHint, _: Converter) -> Hook:

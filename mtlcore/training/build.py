@@ -181,8 +181,12 @@ def try_weighting(experiment: Experiment, device: torch.device) -> None:
         with torch.random.fork_rng(devices=[]):
             loss_weighting = weighting.build(names).to(device)
             losses = StepLosses(names, values, gram, primary, 0.0, 0, rng)
-            task_weights(loss_weighting, losses)
-    except PLUGIN_FAILURES as error:
+            found = task_weights(loss_weighting, losses)
+            if not found.isfinite().all():
+                raise ValueError(f"its task weights are {found.tolist()}")
+    except MtlError:
+        raise
+    except Exception as error:  # a solver may raise an exception of its own library
         settings = component_table(weighting)
         shown = ", ".join(f"{key} = {value!r}" for key, value in settings.items())
         raise MtlError(

@@ -14,9 +14,11 @@ from ..errors import MtlError
 SHAPES = ((4, 3, 3, 3), (6, 4), (6,))
 """A convolution, a matrix and a vector."""
 
+STEPS = 2  # the first step of many optimizers does not use their momentum
+
 
 def try_optimizer(optimizer: Optimizer) -> torch.optim.Optimizer:
-    """Build the optimizer, and take a step on toy parameters. -> the optimizer after it.
+    """Build the optimizer, and take steps on toy parameters. -> the optimizer after them.
 
     Raises MtlError if a package is missing, or if a setting does not work.
     """
@@ -28,7 +30,10 @@ def try_optimizer(optimizer: Optimizer) -> torch.optim.Optimizer:
         ]
         try:
             built = optimizer.build(groups)
-            built.step()
+            for _ in range(STEPS):
+                built.step()
+            if not all(p.isfinite().all() for p in parameters):
+                raise ValueError(f"a parameter is not finite after {STEPS} steps")
         except MtlError:
             raise
         except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from toys import train_state as toy_state
 
 from mtlcore import MtlError, component
 from mtlcore.contracts.optimizer import Optimizer
+from mtlcore.optimizers import Torch
 from mtlcore.testing import optimizer_checks
 from mtlcore.testing.kit import Skip
 from mtlcore.testing.optimizer.harness import leaves, same_states
@@ -170,6 +172,8 @@ def test_what_a_run_can_t_use_is_refused_before_any_image_is_read(subtests):
         ("torch:NAdam", {"options": {"momentum_deca": 1}}, "did you mean 'momentum_decay'"),
         ("torch:NAdam", {"options": {"lr": 1}}, "set optimizer.lr instead"),
         ("torch:NAdam", {"options": {"betas": 3}}, "torch:NAdam: "),
+        ("torch:SGD", {"options": {"momentum": math.nan}}, "momentum] = nan: expected finite"),
+        ("torch:NAdam", {"options": {"betas": [0.9, math.inf]}}, "betas] = [0.9, inf]: expected"),
         ("torch:LBFGS", {}, "a closure"),
         ("torch:Muon", {}, "only supports 2D"),
         ("torch:SparseAdam", {}, "sparse gradients"),
@@ -184,6 +188,11 @@ def test_what_a_run_can_t_use_is_refused_before_any_image_is_read(subtests):
             with pytest.raises(MtlError) as raised:
                 try_optimizer(made(name, **fields))
             assert message in str(raised.value)
+
+
+def test_an_optimizer_that_ruins_the_parameters_does_not_pass_its_trial():
+    with pytest.raises(MtlError, match="a parameter is not finite after 2 steps"):
+        try_optimizer(Torch("SGD", options={"momentum": math.nan}))
 
 
 def test_the_state_of_an_optimizer_counts_as_memory():

@@ -26,7 +26,7 @@ from toys import (
 )
 from weightings import STRATEGIES, Fixed, small, with_spare
 
-from mtlcore import Features, MtlError
+from mtlcore import Features, LossWeighting, MtlError
 from mtlcore.callbacks.progress import SilentReporter
 from mtlcore.config import load
 from mtlcore.contracts import PreparedBatch
@@ -632,6 +632,10 @@ def mtl_components():
             ("scale_mode", "'max'", "median"),
         ),
         ('name = "torchjd:STCH"\noptions = { mu = "small" }', ("mu", "'small'")),
+        ('name = "torchjd:STCH"\noptions = { mu = nan }', ("options[mu] = nan", "finite")),
+        ('name = "torchjd:CAGrad"\noptions = { norm_eps = inf }', ("norm_eps] = inf", "finite")),
+        # A solver would never return.
+        ('name = "torchjd:FairGrad"\noptions = { max_iters = nan }', ("max_iters] = nan",)),
         (
             'name = "torchjd:MGDA"\noptions = { max_iter = 9 }',
             ("max_iter", "did you mean 'max_iters'"),
@@ -651,6 +655,37 @@ def test_an_option_that_does_not_work_is_refused_before_any_data_is_read(
     assert [word for word in words if word not in str(error.value)] == []
     assert not log.exists()
     assert not (tmp_path / "run").exists()
+
+
+class SolverError(Exception):
+    """As cvxpy.DCPError: of the library's own kind."""
+
+
+@frozen
+class Unsolved(LossWeighting):
+    """It has no task weights: an exception, or NaN."""
+
+    fails: bool
+
+    def build(self, names):
+        return self
+
+    def to(self, device):
+        return self
+
+    def __call__(self, losses):
+        if self.fails:
+            raise SolverError("the problem is not convex")
+        return losses.values.sum() * float("nan")
+
+
+@pytest.mark.parametrize(
+    ("fails", "reason"),
+    [(True, "SolverError: the problem is not convex"), (False, r"its task weights are \[nan, ")],
+)
+def test_a_weighting_without_task_weights_does_not_pass_its_trial(fails, reason):
+    with pytest.raises(MtlError, match=reason):
+        try_weighting(small(Unsolved(fails)), torch.device("cpu"))
 
 
 def test_every_strategy_passes_its_trial_without_the_global_generator():

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import pytest
 import torch
 import torch.nn.functional as F
-from attrs import frozen
+from attrs import field, frozen
 from broken_plugins import sneaky, unexpected
 from sabotage.table import SABOTAGES
 from torchmetrics import Metric
@@ -318,6 +318,82 @@ def test_only_a_setting_without_any_effect_is_named():
     outcome = kit.conformance("pretext", Follows).outcome("each_choice_has_an_effect")
     assert outcome.status == "failed"
     assert "found:    idle = True computes the same as idle = False\n" in outcome.reason
+
+
+@frozen
+class Rounds(Follows):
+    """One of its settings is read only beside another choice. A field has another name in TOML."""
+
+    idle: bool = field(default=False, init=False)
+    rounded: Literal["no", "yes"] = "no"
+    up: bool = False
+    factor_: float = field(default=1.0, alias="factor")
+    mirrored_: bool = field(default=False, alias="mirrored")
+
+    def views(self, augmented, rng):
+        (view,), choice = super().views(augmented, rng)
+        images = 1 - view.images if self.mirrored_ else view.images
+        if self.rounded == "yes":
+            images = (images * 8 + self.up).floor().clamp_max(8) / 8
+        return [view.repaint(images)], choice
+
+
+@frozen
+class NeedsAFactor(Halves):
+    """Its required field has another name in TOML."""
+
+    factor_: float = field(alias="factor")
+
+
+@frozen
+class BreaksWithAChoice(Rounds):
+    """Its second choice can't run."""
+
+    def build(self, context):
+        if self.mirrored_:
+            _, _, _ = (1, 2)
+        return super().build(context)
+
+
+@frozen
+class RefusesAChoice(Rounds):
+    """Its second choice is refused."""
+
+    def __attrs_post_init__(self):
+        if self.mirrored_:
+            raise ValueError("mirrored = true: this is not possible yet")
+
+
+@pytest.mark.parametrize("cls", [Rounds, RefusesAChoice])
+def test_a_setting_may_have_its_effect_beside_another_one(cls):
+    outcome = kit.conformance("pretext", cls).outcome("each_choice_has_an_effect")
+    assert (outcome.status, outcome.reason) == ("passed", "")
+
+
+def test_a_choice_that_can_not_run_fails():
+    outcome = kit.conformance("pretext", BreaksWithAChoice).outcome("each_choice_has_an_effect")
+    assert "found:    with mirrored = True: ValueError: not enough values" in outcome.reason
+
+
+def test_a_field_is_set_by_its_alias():
+    with_field = kit.conformance("pretext", NeedsAFactor, factor=2.0)
+    assert with_field.outcome("builds_from_its_name").status == "passed"
+    outcome = kit.conformance("pretext", NeedsAFactor).outcome("builds_from_its_name")
+    assert "no default and no value for factor\n" in outcome.reason
+    given = kit.conformance("pretext", Rounds, factor=2.0)
+    assert given.outcome("each_choice_has_an_effect").status == "skipped"
+
+
+@frozen
+class CitesNoYear(Halves):
+    """A paper by its number."""
+
+    cites = "Lee, arXiv:1703.00001"
+
+
+def test_an_arxiv_number_dates_a_paper():
+    outcome = kit.conformance("pretext", CitesNoYear).outcome("cites_its_origin")
+    assert outcome.status == "passed"
 
 
 # -------------------------------------------------------------------------------- reads on the host

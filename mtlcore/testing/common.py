@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import re
 from typing import Any
 
 import attrs
@@ -66,15 +67,15 @@ def has_a_summary_line(subject: AnySubject) -> None:
 @COMMON.check(
     "packaging",
     why="a result can be compared with a paper only if the paper is named.",
-    mend='Set `cites` to authors, year and venue or arXiv number, or to "original".',
+    mend='Set `cites` to authors with year and venue, or an arXiv number; or to "original".',
     needs="is_a_valid_component",
 )
 def cites_its_origin(subject: AnySubject) -> None:
-    """`cites` names a paper with its year, or is "original"."""
+    """`cites` names a paper with its year or arXiv number, or is "original"."""
     cites = subject.cls.cites
     if not cites and subject.cls.kind not in MUST_CITE:
         raise Skip(f"a {subject.cls.kind} need not cite a paper")
-    dated = any(word.strip("(),.;:")[:4].isdigit() for word in cites.split())
+    dated = re.search(r"\b\d{4}", cites) is not None
     require(cites == "original" or dated, f"cites = {cites!r}")
 
 
@@ -87,8 +88,8 @@ def cites_its_origin(subject: AnySubject) -> None:
 )
 def builds_from_its_name(subject: AnySubject) -> None:
     """The component is built from its defaults alone, or from the fields of the test."""
-    required = [f.name for f in _fields(subject) if f.default is attrs.NOTHING and f.init]
-    missing = [name for name in required if name not in subject.fields]
+    required = [f for f in _fields(subject) if f.default is attrs.NOTHING and f.init]
+    missing = [f.alias or f.name for f in required if f.alias not in subject.fields]
     require(not missing, f"no default and no value for {', '.join(missing)}")
     require(subject.component is not None, "it builds nothing")
 

@@ -312,7 +312,7 @@ def test_all_problems_are_listed_on_one_line_each(toys: Catalog) -> None:
 def test_a_label_that_no_module_can_have_is_an_error(
     toys: Catalog, subtests: pytest.Subtests
 ) -> None:
-    for label in ["train", "type", "keys", "_modules", '"a-b"', '"a.b"', '"2"']:
+    for label in ["train", "type", "keys", "copy", "get", "_modules", '"a-b"', '"a.b"', '"2"']:
         with subtests.test(label=label):
             assert label.strip('"') in problem(f"[task.{label}]\nname = 'faces'\n", toys)
 

@@ -135,6 +135,11 @@ def test_an_example_sets_required_keys_and_repeats_defaults() -> None:
     }
 
 
+def test_an_example_has_another_label_if_torch_uses_the_name() -> None:
+    text = example(catalog().find("pretext", "rotation"), "get")
+    assert tomllib.loads(text)["pretext"]["my_get"]["name"] == "get"
+
+
 def _configured(kind: str, text: str) -> Any:
     """A whole configuration around one table."""
     tables = tomllib.loads(BASE)

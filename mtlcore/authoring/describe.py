@@ -24,10 +24,9 @@ from attrs.validators import (
     min_len,
     optional,
 )
-from torch import nn
 
 from ..config.experiment import Experiment, ParameterGroups
-from ..config.read import ENTRY_CLASSES, Reader
+from ..config.read import ENTRY_CLASSES, MODULE_ATTRIBUTES, Reader
 from ..config.strict import converter, describe
 from ..config.values import as_read
 from ..contracts import Component
@@ -383,9 +382,9 @@ def _base(name: str) -> str:
 def _label(name: str) -> str:
     """A label for the table of a component: its name, where that can be a label.
 
-    Labels become keys of an nn.ModuleDict, which refuses the names of its own attributes.
+    Labels become keys of torch's containers, which refuse the names of their own attributes.
     """
-    taken = name in dir(nn.ModuleDict())
+    taken = name in MODULE_ATTRIBUTES
     return name if name.isidentifier() and not taken else f"my_{name}"
 
 

@@ -13,8 +13,7 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
-from torch import nn
-
+from ..config.read import MODULE_ATTRIBUTES
 from ..errors import MtlError
 from ..files import exists
 from ..registry.catalog import Catalog, catalog
@@ -71,8 +70,8 @@ def require_name(name: str, kind: str, known: Catalog) -> None:
                 f"{owner} already provides the {kind} {name!r}: "
                 f"choose another name, such as 'my_{name}'"
             )
-    if name in dir(nn.ModuleDict()):
-        # The label of a table becomes a key of an nn.ModuleDict.
+    if name in MODULE_ATTRIBUTES:
+        # The label of a table becomes a key of torch's containers.
         raise MtlError(
             f"{name!r} can't be the label of a table, since torch uses the word: choose 'my_{name}'"
         )

@@ -88,8 +88,9 @@ SETTINGS: dict[str, type] = {
 }
 """Section -> the class of its settings."""
 
-# Attributes of a module (`type`, `train`, `keys`), which can't be the name of a submodule.
-MODULE_ATTRIBUTES = frozenset(dir(nn.ModuleDict()))
+# Attributes of torch's containers (`type`, `train`, `copy`), which can't be keys in them.
+# Heads are in an nn.ModuleDict, and what a weighting learns is in an nn.ParameterDict.
+MODULE_ATTRIBUTES = frozenset([*dir(nn.ModuleDict()), *dir(nn.ParameterDict())])
 
 Built = Any
 """A component or an entry of whichever class the configuration names.

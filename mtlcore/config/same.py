@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from attrs import evolve, fields_dict
@@ -31,6 +32,9 @@ FREE_INPUT = ("prefetch",)
 FREE_DATA = ("root", "file")
 """Keys of [data.<label>] that may differ when a run resumes: the paths of the same data."""
 
+# Not the keys of a table below it, such as `columns.root`: there, `root` is an annotation.
+_FREE_DATA = re.compile(rf'("[^"]*"|[^.]*)\.({"|".join(FREE_DATA)})')
+
 RESUMABLE = (
     *(f"train.{key}" for key in FREE_TRAIN),
     *(f"input.{key}" for key in FREE_INPUT),
@@ -54,9 +58,9 @@ def is_resumable(key: str) -> bool:
     if section == "input":
         return rest in FREE_INPUT
     # The file of a plugin is pinned by its checksum, so only its path can differ.
-    return section in ("callback", "plugins") or (
-        section == "data" and rest.rpartition(".")[2] in FREE_DATA
-    )
+    if section in ("callback", "plugins"):
+        return True
+    return section == "data" and _FREE_DATA.fullmatch(rest) is not None
 
 
 def changed_keys(
@@ -140,12 +144,13 @@ def _is_free(key: str, value: object, saved: object) -> bool:
 
 
 def flat(table: Mapping[str, object], path: str = "") -> Iterator[tuple[str, object]]:
-    """Yield dotted key and value of each key that is not a table."""
+    """Yield dotted key and value of each key that is not a table. A part with a dot is quoted."""
     for key, value in table.items():
+        part = f'{path}"{key}"' if "." in key else f"{path}{key}"
         if isinstance(value, Mapping):
-            yield from flat(value, f"{path}{key}.")
+            yield from flat(value, f"{part}.")
         else:
-            yield f"{path}{key}", value
+            yield part, value
 
 
 def _shown(value: object) -> str:

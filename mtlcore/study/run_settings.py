@@ -12,7 +12,7 @@ from pathlib import Path
 from attrs import frozen
 
 from ..config.overrides import Table
-from ..config.same import is_resumable
+from ..config.same import flat, is_resumable
 from ..errors import MtlError
 from ..files import is_file, is_folder
 from ..runs import RunFolder
@@ -149,7 +149,7 @@ def _folders_in(path: Path) -> list[Path]:
 
 def compared(tables: Table) -> Iterator[tuple[str, object]]:
     """Yield dotted key and value of each setting that may change the result of a run."""
-    for key, value in _flat(tables):
+    for key, value in flat(tables):
         free = is_resumable(key) and key not in COMPUTE_KEYS
         if not free or key.startswith(("callback.", "plugins")):
             yield key, value
@@ -207,14 +207,6 @@ def _without_learned(key: str, value: object) -> object:
     if not key.startswith("task.") or not isinstance(value, list) or not value:
         return value
     return f"{len(value)} numbers" if all(isinstance(x, float) for x in value) else value
-
-
-def _flat(table: Mapping[str, object], path: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
 
 
 def _shown(value: object) -> str:

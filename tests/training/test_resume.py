@@ -23,7 +23,7 @@ from mtlcore.callbacks.progress import SilentReporter
 from mtlcore.checkpoints import Checkpoint, Saved
 from mtlcore.config import load
 from mtlcore.config.experiment import Experiment
-from mtlcore.config.same import with_resumable
+from mtlcore.config.same import differences, with_resumable
 from mtlcore.evaluation.evaluate import evaluate
 from mtlcore.report.about import headline
 from mtlcore.runs import RunFolder
@@ -424,6 +424,17 @@ def test_the_paths_of_the_data_may_change(tmp_path):
 
     moved = with_resumable(reading("old/a.csv"), reading("new/a.csv"))
     assert moved == reading("new/a.csv")
+    assert differences(reading("old/a.csv"), reading("new/a.csv")) == []
+
+
+def test_an_annotation_named_like_a_path_keeps_its_column():
+    def reading(file: str, column: str) -> Experiment:
+        table = component("dataset", "csv", file=file, columns={"root": column})
+        task = component("task", "regression", reads="root")
+        return Experiment(tasks={"height": task}, data={"a.b": table})
+
+    found = differences(reading("new/a.csv", "tall"), reading("old/a.csv", "wide"))
+    assert found == ["data.\"a.b\".columns.root: 'wide' in the run, 'tall' here"]
 
 
 # ------------------------------------------------------------------------------ one process

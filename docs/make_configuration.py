@@ -50,7 +50,7 @@ dots, and the value as in TOML. A value that is not valid TOML is a string, so y
 quotes:
 
 ```
---set train.steps=500 --set schedule.milestones=[0.3,0.6]
+--set train.steps=500 --set optimizer.lr=0.01 --set input.size=[48,64]
 --set pretext.rotation.weight=0 --set encoder.name=timm:resnet18
 ```
 

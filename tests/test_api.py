@@ -109,7 +109,7 @@ def test_overrides_plugins_and_callbacks_complete_the_experiment(tmp_path: Path)
     stopper = component("callback", "early_stopping")
     run = train(
         tmp_path / "run",
-        overrides={"train.steps": 2, "pretext.puzzling.weight": 0},
+        overrides={"train.steps": 2, "train.eval_every": 2, "pretext.puzzling.weight": 0},
         callbacks={"stopper": stopper},
     )
     assert run.experiment.train.steps == 2

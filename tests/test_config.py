@@ -355,6 +355,11 @@ def test_conflicting_settings_are_reported_with_a_correction(
             "[pretext.puzzling]\n[train]\nsteps = 1\nbest = 'puzzling/accuracy'",
             ["train.best", "there is no task"],
         ),
+        (
+            "[task.faces]\n[schedule]\nname = 'cosine'\nmilestones = [0.3]",
+            ["schedule.milestones has no effect", '"cosine"', '"step"'],
+        ),
+        ("[task.faces]\n[schedule]\nname = 'constant'\ngamma = 0.5", ["schedule.gamma"]),
     ]:
         with subtests.test(text=text, facts=facts):
             line = problem(text, toys)

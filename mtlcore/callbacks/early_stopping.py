@@ -18,6 +18,8 @@ from ..errors import MtlError, nearest
 class EarlyStopping(Callback):
     """Stop after `patience` consecutive evaluations without an improvement.
 
+    The run must be evaluated before its end: `train.eval_every` must be above 0.
+
     The learning-rate schedule still covers the whole run, so an early stop cuts it off.
 
     metric: a metric of the validation log, such as "fer/accuracy", "puzzling/loss" or
@@ -40,6 +42,11 @@ class EarlyStopping(Callback):
             )
         if not len(run.indices("validation")):
             raise MtlError("the run has no validation samples; set input.validation above 0")
+        if not run.experiment.train.eval_every:
+            raise MtlError(
+                "train.eval_every = 0: the run is only evaluated at its end; "
+                "set train.eval_every above 0"
+            )
 
     def on_validation_end(self, run: CallbackContext) -> None:
         name, state = self.metric or run.main, run.state

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from ..errors import nearest
 from ..image_size import same_ratio, written
-from .experiment import Experiment
+from .experiment import Experiment, Schedule
 
 
 def conflicts(experiment: Experiment) -> Iterator[str]:
@@ -21,6 +21,7 @@ def conflicts(experiment: Experiment) -> Iterator[str]:
     yield from _mixing(experiment)
     yield from _unlabeled(experiment)
     yield from _weighting(experiment)
+    yield from _schedule(experiment)
     best = experiment.train.best
     if best is not None:
         yield from _best(best, experiment)
@@ -174,6 +175,18 @@ def _weighting(experiment: Experiment) -> Iterator[str]:
             f'train.precision = "16-mixed" and weighting.at = "{at}": the scaled gradient of a '
             'single loss can overflow: set train.precision = "bf16-mixed"'
         )
+
+
+def _schedule(experiment: Experiment) -> Iterator[str]:
+    schedule, default = experiment.schedule, Schedule()
+    if schedule.name == "step":
+        return
+    for key in ("milestones", "gamma"):
+        if getattr(schedule, key) != getattr(default, key):
+            yield (
+                f'schedule.{key} has no effect with schedule.name = "{schedule.name}": '
+                'remove it, or set schedule.name = "step"'
+            )
 
 
 def _best(best: str, experiment: Experiment) -> Iterator[str]:

@@ -217,6 +217,7 @@ def test_a_state_that_a_checkpoint_cannot_restore_is_refused(tmp_path):
             "did you mean 'quarter/accuracy'",
         ),
         ("[callback.early_stopping]\n", ("input.validation=0",), r"input\.validation"),
+        ("[callback.early_stopping]\n", ("train.eval_every=0",), r"train\.eval_every = 0"),
         ("[callback.probe]\nreads = ['quatrer']\n", (), r"callback\.probe.*'quarter'"),
     ],
 )

@@ -75,8 +75,10 @@ from .sealed import (
 T = TypeVar("T")
 
 
-WRITTEN = ("checkpoints", "metrics.jsonl", "run.json", "plugins")
-"""What a run writes into its folder, besides config.toml."""
+WRITTEN = ("checkpoints", "metrics.jsonl")
+"""What a run writes into its folder once it has a config.toml."""
+BEGUN = {"format", "run"}
+"""The entries of run.json before that."""
 
 
 @frozen
@@ -113,10 +115,7 @@ class RunFolder:
         run = cls(path)
         with write_errors_as_mtl_error(path):
             path.mkdir(parents=True, exist_ok=True)
-            for name, file in plugins.items():
-                (path / "plugins").mkdir(exist_ok=True)
-                shutil.copyfile(file, path / "plugins" / name)
-
+            run._copy(plugins)
             run.update_provenance({"format": FORMAT, "run": uuid.uuid4().hex})
             # The configuration makes a folder a run, so it is written last.
             write_atomically(run.config, seal_toml(config).encode())
@@ -125,12 +124,21 @@ class RunFolder:
     def change_config(self, config: str, plugins: Mapping[str, Path]) -> None:
         """Replace the configuration of a run that resumes with other settings, as in `create`."""
         with write_errors_as_mtl_error(self.path):
-            for name, file in plugins.items():
-                copy = self.path / "plugins" / name
-                if file.resolve() != copy.resolve():
-                    copy.parent.mkdir(exist_ok=True)
-                    shutil.copyfile(file, copy)
+            self._copy(plugins)
             write_atomically(self.config, seal_toml(config).encode())
+
+    def _copy(self, plugins: Mapping[str, Path]) -> None:
+        """Copy one-file plugins. Raises MtlError before a file of something else is replaced."""
+        for name, file in plugins.items():
+            copy, data = self.path / "plugins" / name, file.read_bytes()
+            if exists(copy) and not exists(self.config) and copy.read_bytes() != data:
+                raise MtlError(
+                    f"{copy} is another file than the plugin {file}, which a run would copy "
+                    "there: choose another --out, or move it"
+                )
+            if file.resolve() != copy.resolve():
+                copy.parent.mkdir(exist_ok=True)
+                write_atomically(copy, data)
 
     @classmethod
     def refuse_existing(cls, path: Path) -> None:
@@ -147,8 +155,11 @@ class RunFolder:
                 f"{path} already holds a run: choose another --out, "
                 f"or resume it: mtl train --resume {path} (in Python: resume=True)"
             )
-        # Without config.toml: a copy of a run that was interrupted, or files of something else.
+        # Without config.toml: a copy of a run that was interrupted, or files of something else. A
+        # run that was killed before it wrote that file has a run.json, too, but with less in it.
         found = [name for name in WRITTEN if exists(path / name)]
+        if not set(cls(path).provenance()) <= BEGUN:
+            found.append("run.json")
         if found:
             raise MtlError(
                 f"{path} has no config.toml, so it holds no run, but it has {', '.join(found)}, "

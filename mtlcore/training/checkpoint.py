@@ -29,6 +29,7 @@ class SavedState(TypedDict):
 
     best: the best validation value so far. `fitting` checks it when a run resumes.
     pending: the evaluation of this step, and all that follows it, was still to be done.
+    closed: `on_train_end` was called. A checkpoint that lacks this key was saved before it.
     """
 
     step: int
@@ -39,6 +40,7 @@ class SavedState(TypedDict):
     record: RecordState
     best: float | None
     pending: bool
+    closed: bool
     cached_task_weights: list[CachedTaskWeights]
     callbacks: CallbacksState
 
@@ -50,6 +52,7 @@ class Checkpoints:
     config: the text of config.toml, for each checkpoint; empty before the first step.
     best: the best validation value so far, of the metric that selects the best checkpoint.
     pending_step: the step of a checkpoint that was saved before the evaluation of that step.
+    closed_step: the step of a checkpoint that was saved after `on_train_end`.
     """
 
     folder: RunFolder
@@ -59,12 +62,14 @@ class Checkpoints:
     config: str = ""
     best: float | None = None
     pending_step: int | None = None
+    closed_step: int | None = None
 
-    def save(self, which: Which, pending: bool = False) -> None:
+    def save(self, which: Which, pending: bool = False, closed: bool = False) -> None:
         """Write a checkpoint; on the main process only. Raises Diverged: see `require_finite`.
 
         pending: the evaluation of this step comes afterwards. Older checkpoints remain, and
         callbacks are not called: the same step will be saved again.
+        closed: `on_train_end` was called.
         """
         self.require_finite()
         callbacks, train_state = self.callbacks, self.train_state
@@ -80,7 +85,7 @@ class Checkpoints:
             config=self.config,
             model=train_state.model.state_dict(),
             ema=ema,
-            state=self._state(pending),
+            state=self._state(pending, closed),
         )
         saved = self.folder.save(which, contents, keep_older=pending)
         if callbacks.running and not pending:
@@ -109,7 +114,7 @@ class Checkpoints:
             f"optimizer.weight_decay{start if has_saved else ''}"
         )
 
-    def _state(self, pending: bool) -> SavedState:
+    def _state(self, pending: bool, closed: bool) -> SavedState:
         train_state = self.train_state
         learned = train_state.loss_weighting_optimizer
         return {
@@ -121,6 +126,7 @@ class Checkpoints:
             "record": self.record.state(),
             "best": self.best,
             "pending": pending,
+            "closed": closed,
             "cached_task_weights": train_state.cached_task_weights_state(),
             "callbacks": self.callbacks.state(),
         }
@@ -192,7 +198,7 @@ class Checkpoints:
         EMA are missing.
         """
         train_state = self.train_state
-        state = checkpoint.state()
+        state = {"closed": False, **checkpoint.state()}
         require_fitting(state, train_state, checkpoint.path / STATE)
         origin = str(checkpoint.path)
         load_weights(train_state.model, checkpoint.weights(), origin, dtypes=True)
@@ -215,6 +221,7 @@ class Checkpoints:
         self.callbacks.load(state["callbacks"])
         self.best = state["best"]
         self.pending_step = train_state.step if state["pending"] else None
+        self.closed_step = train_state.step if state["closed"] else None
 
 
 def check_same_data(folder: RunFolder, data: RunData, callbacks: Callbacks) -> None:

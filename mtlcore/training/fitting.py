@@ -28,6 +28,7 @@ STATE = {
     "record": dict,
     "best": float | None,
     "pending": bool,
+    "closed": bool,
     "cached_task_weights": list,
     "callbacks": dict,
 }

@@ -66,12 +66,9 @@ class RunLoop:
                 self.trainer.step()
                 self._between_steps(stop)
             self._require_a_good_step()
-            self.callbacks.call("on_train_end")
-            added = self.callbacks.take_unwritten()
-            self._report(added)
-            if added:
-                # A run that takes more steps later keeps this row, and the best value so far.
-                self.checkpoints.save("last")
+            # A run that was killed before it was called finished may have told its callbacks.
+            if self.checkpoints.closed_step != self.train_state.step:
+                self._close()
             return self._finish()
 
     @property
@@ -193,6 +190,15 @@ class RunLoop:
         self.checkpoints.save_if_best(metrics)
 
     # ------------------------------------------------------------------------------ the end
+
+    def _close(self) -> None:
+        """Tell the callbacks that the training ends, and log what they add."""
+        self.callbacks.call("on_train_end")
+        added = self.callbacks.take_unwritten()
+        self._report(added)
+        if added:
+            # A run that takes more steps later keeps this row, and the best value so far.
+            self.checkpoints.save("last", closed=True)
 
     def _require_a_good_step(self) -> None:
         """Raise Diverged if every step of the run was skipped."""

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from mtlcore.callbacks.bars import Bars, fitting
 from mtlcore.cli import _progress, main
+from mtlcore.runs import RunFolder
 
 
 @pytest.fixture
@@ -52,6 +53,10 @@ def test_a_dry_run_refuses_what_training_would_refuse(config, tmp_path, capsys) 
     (tmp_path / "run" / "metrics.jsonl").touch()
     assert main(refused) == 2
     assert "it has metrics.jsonl, which a run would replace" in capsys.readouterr().err
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    RunFolder(tmp_path / "run").update_provenance({"format": 3, "run": "0", "finished": True})
+    assert main(refused) == 2
+    assert "it has run.json, which a run would replace" in capsys.readouterr().err
     assert main(["train", str(config), "--out", ""]) == 2
     assert "--out is empty" in capsys.readouterr().err
     assert (

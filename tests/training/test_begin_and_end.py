@@ -17,6 +17,7 @@ from dots_run import BODY, DOTS, TRAIN, weights
 
 from mtlcore import Diverged, MtlError, load_run
 from mtlcore.callbacks.progress import SilentReporter
+from mtlcore.checkpoints import FORMAT
 from mtlcore.config import load
 from mtlcore.config.experiment import Experiment
 from mtlcore.evaluation.evaluate import evaluate
@@ -238,6 +239,20 @@ def test_what_cannot_work_is_refused_before_the_images_are_read(tmp_path):
             train(exp, tmp_path / "run")
         assert decoded(log) < FEW, message
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_was_killed_before_its_config_toml_starts_again_and_replaces_nothing(tmp_path):
+    exp, run = experiment(tmp_path, "", "train.steps=1"), tmp_path / "run"
+    copy = run / "plugins" / "troubles.py"
+    copy.parent.mkdir(parents=True)
+    RunFolder(run).update_provenance({"format": FORMAT, "run": "0"})
+    copy.write_text("# of something else")
+    with pytest.raises(MtlError, match=r"troubles.py is another file than the plugin"):
+        train(exp, run)
+    assert copy.read_text() == "# of something else"
+    copy.write_bytes((HERE / "troubles.py").read_bytes())
+    train(exp, run)
+    assert RunFolder(run).provenance()["finished"]
 
 
 def test_missing_weights_are_refused_before_copies_are_searched(tmp_path):

@@ -361,6 +361,10 @@ def test_a_log_that_cannot_be_flushed_ends_the_run_before_the_checkpoint(tmp_pat
 def test_what_a_callback_adds_at_the_end_is_kept_when_the_run_takes_more_steps(tmp_path):
     run, late = tmp_path / "run", ("train.best=late/score", "train.eval_every=0")
     train(experiment(tmp_path, "[callback.late]\n", "train.steps=6", *late), run)
+    # As if it was killed before it wrote its result: the end is not repeated.
+    RunFolder(run).update_provenance({}, remove=("finished", "validation"))
+    train(load(run / "config.toml"), run, resume=True)
+    assert RunFolder(run).provenance()["validation"]["late/score"] == 1 / 6
     train(experiment(tmp_path, "[callback.late]\n", "train.steps=12", *late), run, resume=True)
     name = "validation/late/score"
     scores = [(row["step"], row[name]) for row in RunFolder(run).log.rows() if name in row]

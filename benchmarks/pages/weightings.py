@@ -25,9 +25,10 @@ def weightings(known: Mapping[str, Protocol]) -> str:
                 found.setdefault(strategy, []).append(cell)
     names = [name for name in sorted(catalog().of_kind("weighting")) if name != "torchjd"]
     lines = []
-    for name in [*names, *sorted(set(found) - set(names)), "torchjd:<Name>"]:
+    for name in [*names, *sorted(set(found) - set(names))]:
         if name != "equal":
             lines.append((f"`{name}`", "; ".join(found.get(name, [UNKNOWN]))))
+    lines.append(("other `torchjd:<Name>`", UNKNOWN))
     return Table("", ("strategy", "points over constant weights"), tuple(lines)).markdown()
 
 

@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from types import FrameType
+
+from ..signals import handling
 
 NAMES = ("SIGTERM", "SIGHUP")  # Windows lacks the second one
 
 
-@contextmanager
-def signals_end_the_command() -> Iterator[None]:
+def signals_end_the_command() -> AbstractContextManager[None]:
     """Raise SystemExit at a signal, with 128 plus its number. Training and serving have other ways.
 
     A signal that the process ignores stays ignored, and a handler of a caller stays.
     """
-    # Python allows signal handlers in the main thread alone.
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-    ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
-    for number in ours:
-        signal.signal(number, _end)
-    try:
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
+    return handling([n for n in numbers if signal.getsignal(n) is signal.SIG_DFL], _end)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:

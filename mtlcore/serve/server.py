@@ -6,13 +6,14 @@ import ipaddress
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 
 import uvicorn
 from fastapi import FastAPI
 
 from ..errors import MtlError
+from ..signals import handling
 
 GRACE_S = 30  # for the requests in flight when the server is stopped
 
@@ -40,7 +41,8 @@ def serve(app: FastAPI, host: str, port: int, ready: Callable[[str], object]) ->
                 timeout_graceful_shutdown=GRACE_S,
             )
         )
-        with _sigterm_as_success():
+        # uvicorn raises the signal that stopped it again, which would end the process as killed.
+        with handling([signal.SIGTERM], lambda *_: None):
             server.run(sockets=[listener])
 
 
@@ -64,13 +66,3 @@ def _listening(host: str, port: int) -> socket.socket:
 
 def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-@contextmanager
-def _sigterm_as_success() -> Iterator[None]:
-    """uvicorn raises the signal that stopped it again, which would end the process as killed."""
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import MtlError
+from ..signals import handling
 from ..training.stop import STOP_SIGNALS, Interrupted
 
 LOOK_S = 0.2  # between two looks at the processes
@@ -52,13 +52,9 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
             with suppress(ProcessLookupError):
                 process.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
-    try:
+    with handling(STOP_SIGNALS, pass_on):
         while any(process.poll() is None for process in processes):
             time.sleep(LOOK_S)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     return received
 
 

@@ -19,6 +19,8 @@ Row = dict[str, Any]
 """One line of runs.jsonl."""
 Key = tuple[str, str, int, int, int]
 """Stage, arm, trial, seed, steps."""
+PRETRAINING = "-pretraining"
+"""The end of the name of a run folder that holds the pre-training of the run before it."""
 
 
 @frozen

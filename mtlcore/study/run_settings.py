@@ -17,6 +17,7 @@ from ..errors import MtlError
 from ..files import is_file, is_folder
 from ..runs import RunFolder
 from ..sealed import JsonObject
+from .results import PRETRAINING
 
 COMPUTE_KEYS = ("train.steps", "train.epochs")
 """Keys that a resumed run may change, and that change its result nonetheless."""
@@ -77,7 +78,7 @@ class RunRecord:
     @property
     def pretraining(self) -> Path | None:
         """The folder of its pre-training, if it is a run of a study and has one."""
-        first_part = f"{self.path.name}-pretraining"
+        first_part = f"{self.path.name}{PRETRAINING}"
         start = self.tables.get("train", {}).get("init_from")
         if not start or Path(start).name != first_part:
             return None

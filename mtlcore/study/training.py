@@ -34,7 +34,7 @@ from ..training.result import Result
 from ..training.stop import Interrupted
 from ..training.trainer import train
 from .identity import device, fingerprint, weights_hash, without_folders
-from .results import Row, Run
+from .results import PRETRAINING, Row, Run
 from .workspace import Workspace, set_aside
 
 FORMAT = 3
@@ -98,7 +98,7 @@ class Trainee:
         pretraining = run.arm.pretraining
         if pretraining is None:
             return ()
-        out = self.workspace.work / f"{run.name}-pretraining"
+        out = self.workspace.work / f"{run.name}{PRETRAINING}"
         overrides = (*run.overrides, *pretraining.set, f"train.steps={_pretraining_steps(run)}")
         experiment = evolve(experiment_of(self.workspace, run, overrides), tasks={})
         resume = self._resumes(experiment, out)
@@ -162,7 +162,7 @@ class Trainee:
 
     def _row(self, run: Run, result: Result) -> Row:
         folder = self._folder(run)
-        pretraining = folder.with_name(f"{run.name}-pretraining")
+        pretraining = folder.with_name(f"{run.name}{PRETRAINING}")
         encoded, cpu_s = result.encoded, result.cpu_s
         configs = [folder / "config.toml"]
         if run.arm.pretraining is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from attrs import define
 
 from ..networks import sum_over_ranks
+from ..signals import handling
 
 # SIGHUP: the terminal was closed. SIGUSR1: a batch system announces the end of the job (Slurm:
 # --signal=USR1@120). Windows lacks some of them.
@@ -51,10 +51,6 @@ def stop_request() -> Iterator[StopRequest]:
     Another signal that the process ignores stays ignored, so `nohup` works.
     """
     stop = StopRequest()
-    # Python allows signal handlers in the main thread alone.
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
 
     def request_stop(number: int, _frame: FrameType | None) -> None:
         if number != signal.SIGINT:
@@ -64,16 +60,13 @@ def stop_request() -> Iterator[StopRequest]:
         else:
             stop.signal = number
 
-    before = {}
+    numbers: list[int] = []
     for number in STOP_SIGNALS:
         # Scripts start background jobs with SIGINT ignored, which is not what a user asked for.
         if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, request_stop)
-    try:
+            numbers.append(number)
+    with handling(numbers, request_stop):
         yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def agree(stop: bool, ended: bool, device: torch.device) -> tuple[bool, bool]:

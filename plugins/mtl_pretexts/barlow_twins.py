@@ -21,10 +21,8 @@ Shapes: B samples of all ranks, features of width D, embeddings of E = `width` c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 import torch.nn.functional as F
 from attrs import field, frozen
 from attrs.validators import and_, ge, le
@@ -35,10 +33,6 @@ from mtlcore import AugmentedBatch, BuildContext, Features, Head, PretextTask, R
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
-
-Moments = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Of two views: samples (), mean (2, E), and about it the sums of squares (2, E) and of products
-of both views (E, E)."""
 
 EPSILON = 1e-5  # added to a variance, as in batch normalization
 
@@ -72,63 +66,9 @@ class BarlowTwins(PretextTask):
         invariance: mean C_ii, at best 1.
         overlap: root mean square of C_ij, i != j, at best 0.
         """
-        from torchmetrics import Metric
+        from mtl_pretexts.correlation import Invariance, Overlap
 
-        e = self.width
-
-        class Correlation(Metric):
-            """Moments from which the cross-correlation follows, whatever the batch size.
-
-            They are sums about the means: the difference of two large sums would lose the small
-            deviations of embeddings that collapse.
-            """
-
-            samples: Tensor
-            mean: Tensor  # (2, E), of both views
-            squares: Tensor  # (2, E)
-            products: Tensor  # (E, E)
-
-            def __init__(self) -> None:
-                super().__init__()
-                # None: the values of the ranks are stacked, and merged in `matrix`.
-                self.add_state("samples", torch.zeros(()), None)
-                for name in ("mean", "squares"):
-                    self.add_state(name, torch.zeros(2, e), None)
-                self.add_state("products", torch.zeros(e, e), None)
-
-            def update(self, output: Pair, target: None) -> None:
-                views = torch.stack(output).float()
-                mean = views.mean(1)
-                a, b = views - mean[:, None]
-                squares = torch.stack([a.square().sum(0), b.square().sum(0)])
-                now = (self.samples, self.mean, self.squares, self.products)
-                batch = (self.samples.new_tensor(len(a)), mean, squares, a.T @ b)
-                self.samples, self.mean, self.squares, self.products = merged(now, batch)
-
-            def matrix(self) -> Tensor:
-                """Return C, (E, E)."""
-                found = (self.samples, self.mean, self.squares, self.products)
-                if self.samples.ndim:
-                    found = reduce(merged, zip(*found))
-                n, _, squares, products = found
-                std_a, std_b = (squares / n + EPSILON).sqrt()
-                return products / n / torch.outer(std_a, std_b)
-
-        class Invariance(Correlation):
-            higher_is_better = True
-
-            def compute(self) -> Tensor:
-                return self.matrix().diagonal().mean()
-
-        class Overlap(Correlation):
-            higher_is_better = False
-
-            def compute(self) -> Tensor:
-                c = self.matrix()
-                off_diagonal = c.square().sum() - c.diagonal().square().sum()
-                return (off_diagonal / (e * (e - 1))).sqrt()
-
-        return {"invariance": Invariance(), "overlap": Overlap()}
+        return {"invariance": Invariance(self.width), "overlap": Overlap(self.width)}
 
     def draw(self, images: Tensor, target: None, output: Pair) -> Tensor:
         """Show, for each image, the one with the nearest second view: itself if both agree."""
@@ -173,20 +113,6 @@ def cross_correlation(a: Tensor, b: Tensor) -> Tensor:
     Components are standardized over the batch first.
     """
     return standardized(a).T @ standardized(b) / len(a)
-
-
-def merged(one: Moments, other: Moments) -> Moments:
-    """Return the moments of all samples of two groups: Chan et al. 1979."""
-    n, mean, squares, products = one
-    m, other_mean, other_squares, other_products = other
-    apart = other_mean - mean
-    both = (n + m).clamp_min(1)
-    return (
-        n + m,
-        mean + apart * m / both,
-        squares + other_squares + apart.square() * n * m / both,
-        products + other_products + torch.outer(*apart) * n * m / both,
-    )
 
 
 def standardized(z: Tensor) -> Tensor:

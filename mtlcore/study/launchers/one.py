@@ -14,7 +14,7 @@ from pathlib import Path
 from ...callbacks.progress import ProgressReporter
 from ...errors import MtlError, first_few
 from ...files import write_atomically, write_errors_as_mtl_error
-from ..results import Row, key_of
+from ..results import PRETRAINING, Row, key_of
 from ..study import Study, selected
 from ..working import Say, Work
 from ..workspace import Workspace, set_aside
@@ -102,7 +102,7 @@ def _copy_run(theirs: Workspace, ours: Workspace, name: str) -> None:
     """Copy the folder of a run and its configuration, under its final name once it is complete."""
     with write_errors_as_mtl_error(ours.work):
         ours.work.mkdir(parents=True, exist_ok=True)
-        for part in (name, f"{name}-pretraining"):
+        for part in (name, f"{name}{PRETRAINING}"):
             source, target = theirs.work / part, ours.work / part
             if not source.exists():
                 continue

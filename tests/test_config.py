@@ -338,6 +338,10 @@ def test_conflicting_settings_are_reported_with_a_correction(
             ["views.supervised"],
         ),
         (
+            "[task.faces]\n[pretext.puzzling]\nsamples = 'unlabeled'\n[views]\nsupervised = 'both'",
+            ["views.supervised", "no effect", 'samples = "all"'],
+        ),
+        (
             "[task.faces]\n[pretext.puzzling]\n"
             "[views]\nsupervised = 'pretext'\nstatistics = 'clean'",
             ["views.statistics", "views.supervised", '"all"'],

@@ -63,6 +63,19 @@ def test_a_recipe_has_the_settings_of_the_pretext_that_were_chosen(recipe, known
         assert load(file, settings) == load(file)
 
 
+def test_the_recipe_for_faces_is_the_arm_that_was_measured(known) -> None:
+    plan = known["fer2"].plan
+    arm = plan.arm("puzzling_both")
+    base = ROOT / "benchmarks" / "protocols" / "bases" / "fer2013.toml"
+    measured = load(base, [*arm.set, *arm.trials[plan.trial(arm)]])
+    recipe = load(ROOT / "examples" / "few_labels_faces.toml")
+    for table in ("encoder", "pretexts", "views", "weighting", "input", "schedule", "optimizer"):
+        assert getattr(recipe, table) == getattr(measured, table), table
+    assert recipe.augment == measured.augment
+    assert recipe.augmentations["validation"] == measured.augmentations["validation"]
+    assert (recipe.train.steps, recipe.train.clip) == (plan.definition.steps, measured.train.clip)
+
+
 def test_a_claim_shows_the_difference_its_interval_and_its_seeds() -> None:
     [line] = re.findall(r"\| `puzzling` minus `sl` \| ([^|]*) \| (\d+) \| (\w+)", claims_of("cpu2"))
     assert line == ("+2.06 [+1.35, +2.76]", "8", "better")

@@ -14,14 +14,14 @@ from mtlcore.study.tables import Table
 from .protocol import UNKNOWN, Protocol, gain
 
 COLUMNS = {
-    ("cpu2", "main"): "faces: emotion",
-    ("cpu2", "gender"): "faces: gender",
-    ("cpu2", "head_pose"): "faces: head pose",
-    ("digits", "main"): "digits",
-    ("cifar3", "main"): "objects (CIFAR-10)",
-    ("vit", "main"): "objects (CIFAR-10), `vit_small`",
+    "faces: emotion": (("fer2", "main"), ("cpu2", "main")),
+    "faces: gender": (("fer2", "gender"), ("cpu2", "gender")),
+    "faces: head pose": (("fer2", "head_pose"), ("cpu2", "head_pose")),
+    "digits": (("digits", "main"),),
+    "objects (CIFAR-10)": (("cifar3", "main"),),
+    "objects (CIFAR-10), `vit_small`": (("vit", "main"),),
 }
-"""The image sets of the pretext table: protocol and stage -> heading."""
+"""The image sets of the pretext table: heading -> protocol and stage, the one to prefer first."""
 CASES: tuple[tuple[str, str, tuple[tuple[str, str, str, str], ...]], ...] = (
     (
         "pretrained weights exist for such images",
@@ -105,7 +105,8 @@ def cases(known: Mapping[str, Protocol]) -> str:
 
 def pretexts(known: Mapping[str, Protocol]) -> str:
     """Return one row for each pretext and form, one column for each image set."""
-    by_protocol = {name: _forms(known[name]) for name, _ in COLUMNS if name in known}
+    shown = {name: None for sources in COLUMNS.values() for name, _ in sources}
+    by_protocol = {name: _forms(known[name]) for name in shown if name in known}
     forms = {form: None for found in by_protocol.values() for form in found}
     lines = []
     for pretext in sorted(catalog().of_kind("pretext")):
@@ -113,12 +114,23 @@ def pretexts(known: Mapping[str, Protocol]) -> str:
         if not mine:
             lines.append((f"`{pretext}`", "", *[UNKNOWN] * len(COLUMNS)))
         for form in mine:
-            cells = [
-                gain(known, name, form.arm, stage) if form in by_protocol.get(name, ()) else UNKNOWN
-                for name, stage in COLUMNS
-            ]
+            cells = [_first_known(known, by_protocol, form, at) for at in COLUMNS.values()]
             lines.append((f"`{pretext}`", form.shown, *cells))
-    return Table("", ("pretext", "arm (compute)", *COLUMNS.values()), tuple(lines)).markdown()
+    return Table("", ("pretext", "arm (compute)", *COLUMNS), tuple(lines)).markdown()
+
+
+def _first_known(
+    known: Mapping[str, Protocol],
+    by_protocol: Mapping[str, list[Form]],
+    form: Form,
+    sources: tuple[tuple[str, str], ...],
+) -> str:
+    """Return the gain of a form, from the first of the sources that knows it."""
+    for name, stage in sources:
+        found = gain(known, name, form.arm, stage)
+        if form in by_protocol.get(name, ()) and found != UNKNOWN:
+            return found
+    return UNKNOWN
 
 
 @frozen

@@ -56,6 +56,11 @@ RECIPES = (
         (Measured(OBJECTS, "cifar3", "puzzling_all"),),
     ),
     Recipe(
+        "few labels, cropped faces",
+        "few_labels_faces.toml",
+        (Measured(FACES, "fer2", "puzzling_both"),),
+    ),
+    Recipe(
         "few labels, a vision transformer",
         "few_labels_vit.toml",
         (Measured(TOKENS, "vit", "joint"),),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import tomli_w
+from attrs import frozen
 
 from ..config.load import load
 from ..config.read import MODULE_ATTRIBUTES
@@ -34,28 +35,27 @@ _HEAD = """\
 #   mtl report runs/first --out report.html           needs the extra `report`
 #
 # Baseline, supervised only, at equal compute:
-#   --set pretext.{pretext}.weight=0 --set train.steps={equal_steps}
+#   --set pretext.{pretext}.weight=0 {baseline}--set train.steps={equal_steps}
 #
 # All keys: mtl config show {file}. Other components: mtl plugins.
 
 seed = 0
 """
 
-_ENCODERS: dict[Network, str] = {
-    "cnn": """
+_CNN = """
 # The network that all tasks share. Pretrained: name = "timm:resnet18" and weights = "imagenet".
 [encoder]
 name = "resnet_small"
 stem_stride = 2      # 1 keeps more detail and costs more
-""",
-    "vit": """
+"""
+
+_VIT = """
 # The network that all tasks share: a vision transformer. It needs the extra `timm`.
 [encoder]
 name = "vit_small"
 patch = 8            # pixels: input.size = 64 has 8 x 8 patches
 width = 128
-""",
-}
+"""
 
 _TASKS = {
     "folders": """
@@ -98,20 +98,28 @@ name = "image_folder"
 """,
 }
 
-_PRETEXTS: dict[Network, str] = {
-    "cnn": """
+_PUZZLING = """
 # A pretext: it learns from images alone. `mtl plugins` lists others. What it brought, by data and
 # labels: docs/when-it-helps.md.
 [pretext.puzzling]
 grid = 2
 head = "spatial"
 {samples}weight = 1.0
+"""
 
+_CLEAN_STATISTICS = """
 # BatchNorm's running statistics are those of labeled images that are not puzzled.
 [views]
 statistics = "clean"
-""",
-    "vit": """
+"""
+
+_BOTH_VIEWS = """
+# The supervised head reads the whole image and the puzzled one.
+[views]
+supervised = "both"
+"""
+
+_MASKED_IMAGE = """
 # A pretext: it predicts hidden patches. The encoder reads the visible quarter alone, so it costs a
 # third of a supervised step. What it brought, by data and labels: docs/when-it-helps.md.
 [pretext.masked_image]
@@ -119,18 +127,17 @@ grid = 8             # input.size / patch: change the three together
 ratio = 0.75
 drop = true
 {samples}weight = 5.0
-""",
-}
+"""
 
 _REST = """
 [input]
-size = 64            # pixels: half the size is a quarter of the work
+size = {size}            # pixels: half the size is a quarter of the work
 batch_size = 64      # labeled images in a step
 {validation}
 
 # `mtl preview {file} --augment --out sheet.png` shows it.
 [augment]
-name = "{augment}"
+{augment}
 
 [optimizer]
 name = "adamw"
@@ -140,7 +147,7 @@ lr = {lr}            # `mtl lr-find {file}` suggests one
 warmup = 200         # steps
 
 [train]
-steps = 2000
+steps = {steps}
 eval_every = 200
 save_every = 200
 """
@@ -167,17 +174,61 @@ annotation = ""
 
 _NO_UNLABELED = """
 # Do you have images without labels? The pretext can learn from them, too. For the pretext on these
-# images alone: samples = "unlabeled" in [pretext.{pretext}].
+# images alone: samples = "unlabeled" in [pretext.{pretext}]{and_clean}.
 # [data.more]
 # name = "image_folder"
 # root = "unlabeled"
 # annotation = ""
 """
 
-_FACTS: dict[Network, dict[str, str]] = {
-    "cnn": {"pretext": "puzzling", "equal_steps": "4000", "lr": "5e-3"},
-    "vit": {"pretext": "masked_image", "equal_steps": "2660", "lr": "1e-3"},
+_TIGHT_FACES = """\
+name = "strong"
+crop = [0.69, 0.99]  # for faces that are cropped tight
+noise = 0.011        # noise and blur: what remains at 48 px of those for 224
+blur_sigma_px = 0.32
+
+# The middle of the training crops: faces have the scale that the encoder learned.
+[augment.validation]
+crop = 0.85"""
+
+
+@frozen
+class _Recipe:
+    """What differs between the examples for few labels.
+
+    encoder, tables: parts of the file; `tables` are those of the pretext and of the views.
+    equal_steps: the steps of the baseline at equal compute. baseline: its other settings.
+    augment: lines of [augment]; "" for the usual ones of the images.
+    """
+
+    encoder: str
+    tables: str
+    pretext: str
+    lr: str
+    steps: int
+    equal_steps: int
+    size: int = 64
+    baseline: str = ""
+    augment: str = ""
+
+
+_RECIPES: dict[Network, _Recipe] = {
+    "cnn": _Recipe(_CNN, _PUZZLING + _CLEAN_STATISTICS, "puzzling", "5e-3", 2000, 4000),
+    "vit": _Recipe(_VIT, _MASKED_IMAGE, "masked_image", "1e-3", 2000, 2660),
 }
+
+# Without unlabeled images: the head can't read a puzzled image that has no label.
+_FACES = _Recipe(
+    _CNN,
+    _PUZZLING + _BOTH_VIEWS,
+    "puzzling",
+    "3e-3",
+    3000,
+    6000,
+    size=48,
+    baseline="--set views.supervised=clean ",
+    augment=_TIGHT_FACES,
+)
 
 _WHAT = {
     "folders": "Images in folders, one for each class.",
@@ -201,19 +252,29 @@ def starter(
     Raises MtlError for a table or a folder that can't be read.
     """
     label = _label(data.stem if start == "csv" else data.name)
+    recipe = _RECIPES[network]
+    if start == "faces" and network == "cnn" and unlabeled is None:
+        recipe = _FACES
+    augment = "strong" if start == "faces" else "general"
     facts = {
         "what": _WHAT[start],
         "label": label,
         "file": file,
         "root": data,
         "root_line": _line("file" if start == "csv" else "root", str(data)),
-        "augment": "strong" if start == "faces" else "general",
-        **_FACTS[network],
+        "pretext": recipe.pretext,
+        "lr": recipe.lr,
+        "steps": recipe.steps,
+        "equal_steps": recipe.equal_steps,
+        "size": recipe.size,
+        "baseline": recipe.baseline,
+        "and_clean": ', and no "both" in [views]' if recipe is _FACES else "",
+        "augment": recipe.augment or f'name = "{augment}"',
     }
     if start == "csv":
         table = own_table(data, reads)
         has_validation = table.has_validation
-        facts |= _facts_of_table(table, reads, _FACTS[network]["pretext"])
+        facts |= _facts_of_table(table, reads, recipe.pretext)
     else:
         has_validation = "validation" in split_folders(data)
     facts["validation"] = _OWN_VALIDATION if has_validation else _CUT
@@ -221,7 +282,7 @@ def starter(
     if unlabeled is not None:
         more, facts["samples"] = _UNLABELED, 'samples = "unlabeled"\n'
         facts["unlabeled_line"] = _line("root", str(unlabeled))
-    parts = (_HEAD, _ENCODERS[network], _TASKS[start], _DATA[start], more, _PRETEXTS[network])
+    parts = (_HEAD, recipe.encoder, _TASKS[start], _DATA[start], more, recipe.tables)
     return "".join((*parts, _REST)).format(**facts)
 
 

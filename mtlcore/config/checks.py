@@ -87,6 +87,13 @@ def _views(experiment: Experiment) -> Iterator[str]:
             'views.supervised = "pretext": there is no [pretext.<label>] with views that '
             'supervised heads can read: set views.supervised = "clean", or add one'
         )
+    whole = any(e.supervised and e.samples == "all" for e in experiment.pretexts.values())
+    if views.supervised == "both" and experiment.pretexts and not whole:
+        yield (
+            'views.supervised = "both" has no effect: no [pretext.<label>] makes views that '
+            'supervised heads can read of all samples: set samples = "all" in one of them, or '
+            'views.supervised = "clean"'
+        )
     if views.statistics == "clean" and views.supervised == "pretext":
         yield (
             'views.statistics = "clean" and views.supervised = "pretext": no clean view is read: '

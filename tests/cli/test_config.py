@@ -120,7 +120,9 @@ def test_init_writes_a_configuration_that_trains(tmp_path, capsys, monkeypatch, 
             assert counts["unreadable"] == 0
 
 
-@pytest.mark.parametrize("name", ["few_labels", "few_labels_unlabeled", "few_labels_vit"])
+@pytest.mark.parametrize(
+    "name", ["few_labels", "few_labels_unlabeled", "few_labels_vit", "few_labels_faces"]
+)
 def test_init_writes_the_settings_of_the_recipes(tmp_path, name) -> None:
     (tmp_path / "photos" / "cat").mkdir(parents=True)
     file, unlabeled = tmp_path / "my.toml", None
@@ -128,11 +130,12 @@ def test_init_writes_the_settings_of_the_recipes(tmp_path, name) -> None:
         unlabeled = tmp_path / "more"
         unlabeled.mkdir()
     network = "vit" if name == "few_labels_vit" else "cnn"
-    write_starter("folders", tmp_path / "photos", file, unlabeled=unlabeled, network=network)
+    start = "faces" if name == "few_labels_faces" else "folders"
+    write_starter(start, tmp_path / "photos", file, unlabeled=unlabeled, network=network)
     written, recipe = load(file), load(EXAMPLES / f"{name}.toml")
     assert written.data.keys() == recipe.data.keys()
     assert written.train.steps == recipe.train.steps
-    for table in ("encoder", "tasks", "pretexts", "views", "input", "augment", "optimizer"):
+    for table in ("encoder", "tasks", "pretexts", "views", "input", "augmentations", "optimizer"):
         assert getattr(written, table) == getattr(recipe, table), table
     assert written.schedule == recipe.schedule
 

@@ -342,6 +342,9 @@ class RunFolder:
     def save(self, which: Which, contents: Contents, keep_older: bool = False) -> Checkpoint:
         """Write a checkpoint, then remove the older ones of its kind, unless `keep_older`.
 
+        A new best checkpoint leaves one of before in place, until the last checkpoint is as new: a
+        run that is killed in between resumes without the new one.
+
         The rows of metrics.jsonl before it are flushed to disk first, since a resumed run does not
         write them again. Raises MtlError if it can't be written. Older checkpoints then remain.
         """
@@ -369,11 +372,46 @@ class RunFolder:
             # From now on, a run without a checkpoint has lost it.
             self.update_provenance({"saved": True})
 
+        saved = Checkpoint(done, contents.step)
+        if not keep_older:
+            self._prune(which, saved)
+        return saved
+
+    def forget_best_after(self, step: int) -> None:
+        """Remove best checkpoints of later steps, if there is one of before.
+
+        They belong to steps that a resumed run takes again, maybe to another result.
+        """
+        if any(best.step <= step for best in self._bests()):
+            for best in self._bests():
+                if best.step > step:
+                    shutil.rmtree(best.path, ignore_errors=True)
+
+    def _prune(self, which: Which, saved: Checkpoint) -> None:
+        """Remove what `saved` makes superfluous."""
+        keep = {saved.path}
+        bests = self._bests()
+        if which == "best":
+            last = self.checkpoint("last")
+            known = [best for best in bests if last is not None and best.step <= last.step]
+            older = [best for best in known if best.step < saved.step]
+            keep |= {best.path for best in older[-1:]}
+        elif bests:
+            keep.add(bests[-1].path)
+        kinds: tuple[Which, ...] = ("best",) if which == "best" else ("best", "last")
         for old in self._in_checkpoints():
-            ours = step_of(which, without_ending(old.name)) is not None
-            if ours and old != done and not keep_older:
+            ours = any(step_of(kind, without_ending(old.name)) is not None for kind in kinds)
+            if ours and old not in keep:
                 shutil.rmtree(old, ignore_errors=True)
-        return Checkpoint(done, contents.step)
+
+    def _bests(self) -> list[Checkpoint]:
+        """All complete best checkpoints, by step."""
+        found: dict[int, Checkpoint] = {}
+        for folder in self._in_checkpoints():
+            step = step_of("best", folder.name.removesuffix(REPLACED))
+            if step is not None and folder.is_dir():
+                found.setdefault(step, Checkpoint(folder, step))
+        return [found[step] for step in sorted(found)]
 
 
 def _tables(manifest: Manifest) -> Table:

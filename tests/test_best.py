@@ -54,6 +54,11 @@ def test_without_tasks_the_weighted_sum_of_the_pretexts_losses_selects() -> None
     losses = {f"{label}/loss": 4.0 for label in weights}
     assert weighted_loss(without, losses) == pytest.approx(4.0 * sum(weights.values()))
 
+    # The head of a control without loss is never trained.
+    control = evolve(pretexts["barlow"], control="views_only")
+    without = evolve(without, pretexts=pretexts | {"barlow": control})
+    assert weighted_loss(without, losses) == pytest.approx(4.0 * (0.5 + 1.0 + 0.25))
+
 
 @pytest.mark.parametrize("tasks", [True, False])
 def test_a_metric_of_a_callback_can_select(tasks: bool) -> None:

@@ -42,6 +42,15 @@ class EarlyStopping(Callback):
             )
         if not len(run.indices("validation")):
             raise MtlError("the run has no validation samples; set input.validation above 0")
+        name = self.metric or run.main
+        task = name.partition("/")[0]
+        if task in run.experiment.tasks:
+            _, present = run.targets(task, run.indices("validation"))
+            if not present.any():
+                raise MtlError(
+                    f"metric = {name!r}: no validation image has a label of task {task!r}, so it "
+                    "is never measured; set metric to another one"
+                )
         if not run.experiment.train.eval_every:
             raise MtlError(
                 "train.eval_every = 0: the run is only evaluated at its end; "
@@ -53,6 +62,10 @@ class EarlyStopping(Callback):
         value = run.validation.get(name, math.nan)
         if math.isnan(value):
             return
+        if state.setdefault("metric", name) != name:
+            # A resumed run may watch another metric: the best value of before means nothing.
+            state.clear()
+            state["metric"] = name
         sign = 1 if run.better[name] else -1
         best = state.get("best")
         if best is None or sign * (value - best) > self.min_delta:

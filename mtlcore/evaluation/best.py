@@ -60,10 +60,12 @@ def best_by(experiment: Experiment) -> str:
 
 
 def weighted_loss(experiment: Experiment, metrics: Mapping[str, float]) -> float:
-    """The value of `LOSS`. metrics: the validation metrics of the pretexts."""
-    return sum(
-        entry.weight * metrics[f"{label}/loss"] for label, entry in experiment.pretexts.items()
-    )
+    """The value of `LOSS`. metrics: the validation metrics of the pretexts.
+
+    The head of a pretext without loss ("views_only") learns nothing, so it does not count.
+    """
+    trained = {k: v for k, v in experiment.pretexts.items() if v.control != "views_only"}
+    return sum(entry.weight * metrics[f"{label}/loss"] for label, entry in trained.items())
 
 
 def _of_labels(experiment: Experiment, labels: Mapping[str, object] | set[str]) -> list[str]:

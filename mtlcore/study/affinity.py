@@ -19,7 +19,7 @@ from ..evaluation.best import directions
 from ..files import exists, read_file
 from ..runs import RunFolder
 from .new import new_study
-from .results import key_of, metric_in, name_of
+from .results import HALF_DECIMAL, key_of, metric_in, name_of
 from .statistics import Comparison, Pair, compare_pairs, spread
 from .study import Study
 from .tables import Table
@@ -112,7 +112,10 @@ def affinity(study: Study) -> Affinity:
         baseline = by_arm[definition.baseline]
         for arm, mine in by_arm.items():
             if arm != definition.baseline:
-                pairs.append(Pair(arm, definition.baseline, mine, baseline, higher_is_better))
+                pair = Pair(
+                    arm, definition.baseline, mine, baseline, higher_is_better, HALF_DECIMAL
+                )
+                pairs.append(pair)
 
     compared = iter(compare_pairs(pairs))
     others = len(definition.arms) - 1

@@ -10,6 +10,8 @@ from .run_settings import RunRecord, unfair
 
 SAME_COMPUTE = 1.25
 """Times the images that the baseline encodes. Below it, compute counts as equal."""
+SETS_DATA = ("data", "input", "task")
+"""The tables that decide what data a run sees: other tasks read other labels."""
 ENVIRONMENT = ("device", "mtlcore", "torch")
 
 
@@ -45,8 +47,7 @@ def _other_data(
     arm: Arm, baseline: Arm, different: Mapping[str, str], vary: Sequence[str]
 ) -> Iterator[str]:
     """Yield a note if runs of one seed saw other data though their settings are the same."""
-    told = any(key.partition(".")[0] in ("data", "input") for key in different)
-    if told or any(key.partition(".")[0] in ("data", "input") for key in vary):
+    if any(key.partition(".")[0] in SETS_DATA for key in (*different, *vary)):
         return
     for seed in sorted(arm.runs.keys() & baseline.runs.keys()):
         mine, other = arm.runs[seed].provenance, baseline.runs[seed].provenance

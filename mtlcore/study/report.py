@@ -29,7 +29,7 @@ from .cells import (
 from .definition import CONTROLS, Extra
 from .plan import Plan
 from .plots import plot_comparison
-from .results import Row, key_of, metric_in, name_of
+from .results import HALF_DECIMAL, Row, key_of, metric_in, name_of
 from .statistics import Comparison, Pair, compare_pairs, paired, spread
 from .tables import Table
 
@@ -83,6 +83,7 @@ def report(plan: Plan, command: str, errors: Mapping[str, str] | None = None) ->
         tables.decisive(),
         *tables.extras(),
         tables.superseded(),
+        tables.mixed_data(),
         tables.not_run(without),
     ]
     shown = [part for part in parts if part and (isinstance(part, str) or part.rows)]
@@ -260,7 +261,8 @@ class Tables:
             }
             values.append({seed: self._value(row) for seed, row in known.items()})
         higher = self.plan.results.higher_is_better()
-        return Pair(mine, other, values[0], values[1], higher)
+        rounding = abs(self.scale.factor) * HALF_DECIMAL
+        return Pair(mine, other, values[0], values[1], higher, rounding)
 
     def _value(self, row: Row) -> float:
         return self.scale.factor * metric_in(row, self.split, self.plan.results.metric)
@@ -348,6 +350,30 @@ class Tables:
         if not cells:
             return ""
         return f"Test metrics of trials that were not chosen in the end: {', '.join(cells)}."
+
+    def mixed_data(self) -> str:
+        """Return where arms saw other data with one seed, though their settings do not say so."""
+        if {"data", "input"} & {*self.plan.definition.differ}:
+            return ""
+        seen: dict[tuple[object, ...], dict[str, dict[str, None]]] = {}
+        for row in self.plan.results.rows:
+            if "data" in row:
+                # Other tasks read other labels, and may cut other splits.
+                tasks = tuple(key for key in row["set"] if key.startswith("task."))
+                of_seed = seen.setdefault((row["stage"], row["seed"], tasks), {})
+                of_seed.setdefault(row["data"], {})[row["arm"]] = None
+        lines = [
+            f"{stage}, seed {seed}: {' | '.join(map(', '.join, found.values()))}"
+            for (stage, seed, _), found in seen.items()
+            if len(found) > 1
+        ]
+        if not lines:
+            return ""
+        return (
+            "NOT THE SAME DATA: files, labels or splits changed between the runs, so these arms "
+            f"can't be compared ({'; '.join(lines)}). Delete the rows of the older runs from "
+            "runs.jsonl, and their folders, then run the study again."
+        )
 
     def not_run(self, failed: Mapping[str, str]) -> str:
         """Return which runs are missing, and why."""

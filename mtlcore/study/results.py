@@ -17,6 +17,10 @@ from .definition import Arm, Definition
 
 Row = dict[str, Any]
 """One line of runs.jsonl."""
+DECIMALS = 6
+"""The decimals of the metrics in a row."""
+HALF_DECIMAL = 0.5 * 10**-DECIMALS
+"""How far a metric of a row is off at most."""
 Key = tuple[str, str, int, int, int]
 """Stage, arm, trial, seed, steps."""
 PRETRAINING = "-pretraining"

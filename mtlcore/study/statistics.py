@@ -65,13 +65,17 @@ class Spread:
 
 @frozen
 class Pair:
-    """Two arms to compare by one metric. mine, other: seed -> metric."""
+    """Two arms to compare by one metric. mine, other: seed -> metric.
+
+    rounding: how far a metric may be off, in its unit, because it was rounded.
+    """
 
     arm: str
     baseline: str
     mine: Mapping[int, float]
     other: Mapping[int, float]
     higher_is_better: bool
+    rounding: float = 0.0
 
 
 @frozen
@@ -224,21 +228,22 @@ def _test(pair: Pair) -> _Test:
     used = sorted(pair.mine.keys() & pair.other.keys() - set(failed))
     difference = spread([pair.mine[seed] - pair.other[seed] for seed in used])
     largest = max((abs(x[s]) for x in sides for s in used), default=0.0)
-    reason = _why_not(difference, failed, largest)
+    # Equal differences of metrics that were rounded have a spread of up to sqrt(8) x rounding.
+    reason = _why_not(difference, failed, max(ROUNDING * largest, 3 * pair.rounding))
     if reason or difference.sd is None:
         return _Test(pair, difference, None, reason)
     t = abs(difference.mean) / (difference.sd / math.sqrt(difference.n))
     return _Test(pair, difference, float(2 * _special().stdtr(difference.n - 1, -t)))
 
 
-def _why_not(difference: Spread, failed: Sequence[int], largest: float) -> str:
-    """Return why a pair can't be decided, or ""."""
+def _why_not(difference: Spread, failed: Sequence[int], rounding: float) -> str:
+    """Return why a pair can't be decided, or "". rounding: the spread of equal differences."""
     if failed:
         named = ", ".join(map(str, failed))
         return f"seeds {named} have no result" if len(failed) > 1 else f"seed {named} has no result"
     if difference.sd is None:
         return "one pair of runs has no spread" if difference.n else "no seed in common"
-    if difference.sd <= ROUNDING * largest:
+    if difference.sd <= rounding:
         return "the differences are equal for all seeds, so they have no spread"
     return ""
 
@@ -309,8 +314,10 @@ def _power(n: int, gap: float, sd: float, level: float) -> float:
     special = _special()
     limit = special.stdtrit(n - 1, (1 + level) / 2)
     shift = abs(gap) / sd * math.sqrt(n)
-    missed = special.nctdtr(n - 1, shift, limit) - special.nctdtr(n - 1, shift, -limit)
-    return float(1 - missed)
+    # scipy returns nan where the chance of the other tail is too small for it.
+    other_tail = float(special.nctdtr(n - 1, shift, -limit))
+    missed = float(special.nctdtr(n - 1, shift, limit))
+    return 1 - missed + (0.0 if math.isnan(other_tail) else other_tail)
 
 
 def _signed(mean: float, low: float | None, high: float | None, digits: int) -> str:

@@ -34,7 +34,7 @@ from ..training.result import Result
 from ..training.stop import Interrupted
 from ..training.trainer import train
 from .identity import device, fingerprint, weights_hash, without_folders
-from .results import PRETRAINING, Row, Run
+from .results import DECIMALS, PRETRAINING, Row, Run
 from .workspace import Workspace, set_aside
 
 FORMAT = 3
@@ -177,6 +177,7 @@ class Trainee:
             "encoded": encoded,
             "cpu_s": round(cpu_s, 1),
             **self._metrics(run, folder),
+            "data": RunFolder.open(folder).provenance()["data_fingerprint"],
             "weights": weights_of(folder),
             "fingerprint": fingerprint(*configs),
             **_here(),
@@ -295,11 +296,11 @@ def validation_metrics(folder: Path) -> Row:
 
 
 def rounded(metrics: dict[str, Any]) -> dict[str, float]:
-    """Return the metrics with 6 digits, without those of groups and those that are not finite."""
+    """Return the metrics with 6 decimals, without those of groups and those that are not finite."""
     found: dict[str, float] = {}
     for name, value in metrics.items():
         if "[" not in name and value is not None and math.isfinite(value):
-            found[name] = round(value, 6)
+            found[name] = round(value, DECIMALS)
     return found
 
 

@@ -48,20 +48,20 @@ def build_train_state(
     fabric: Fabric,
     steps: int,
     steps_per_epoch: int,
-    resume: bool = False,
+    continues: bool = False,
 ) -> TrainState:
     """Build everything that a step works on. Initial weights depend on the run's seed alone.
 
-    resume: a checkpoint will be loaded, so no pre-trained weights and no other run are read.
+    continues: a checkpoint will be loaded, so no pre-trained weights and no other run are read.
     """
     # The weights of another run replace all others, too.
-    replaced = resume or experiment.train.init_from is not None
+    replaced = continues or experiment.train.init_from is not None
     pretrained = weights_from_checkpoint() if replaced else nullcontext()
     with torch.random.fork_rng(devices=[]), pretrained:
         torch.manual_seed(KeyedRng((experiment.seed,)).seed(WEIGHTS))
         model = HybridModel(experiment)
         loss_weighting = experiment.weighting.build(list(experiment.entries))
-    if experiment.train.init_from is not None and not resume:
+    if experiment.train.init_from is not None and not continues:
         start_from(model.encoder, experiment, experiment.train.init_from)
         # Momentum copies were made of the random weights.
         for follower in model.followers:

@@ -171,9 +171,14 @@ class Checkpoints:
         check_same_data(folder, data, callbacks)
         self._require_no_fewer_steps(manifest)
         self._load(checkpoint)
+        self._reconsider_stop(manifest)
         folder.log.require(manifest.log)
         if callbacks.is_main and (self.goes_on or not finished):
             folder.log.truncate(manifest.log)
+        if callbacks.is_main:
+            # The evaluation of a pending step comes again, too.
+            kept = self.train_state.step - (self.pending_step is not None)
+            folder.forget_best_after(kept)
         callbacks.note(f"resuming from step {self.train_state.step}")
         return True
 
@@ -183,6 +188,25 @@ class Checkpoints:
             raise MtlError(
                 f"train.steps: {self.folder.path} was started for {manifest.steps} steps, now "
                 f"{steps}: a resumed run can take more steps, not fewer"
+            )
+
+    def _reconsider_stop(self, manifest: Manifest) -> None:
+        """Let a run go on if the callback that ended it has other settings now.
+
+        Raises MtlError if it has the same ones, and the run is to take more steps.
+        """
+        callbacks, steps = self.callbacks, self.train_state.steps
+        if callbacks.stopped is None:
+            return
+        label, folder = callbacks.stopped[0], self.folder
+        before, now = folder.experiment().callbacks, self.train_state.experiment.callbacks
+        if before.get(label) != now[label]:
+            callbacks.stopped = None
+        elif steps > manifest.steps:
+            raise MtlError(
+                f"train.steps = {steps}: callback.{label} ended {folder.path} at step "
+                f"{self.train_state.step} of {manifest.steps}: to go on, change its settings, or "
+                f"remove [callback.{label}] from {folder.config}"
             )
 
     @property

@@ -20,6 +20,7 @@ from .state import TrainState
 from .stop import Interrupted, StopRequest, agree, stop_request
 
 if TYPE_CHECKING:
+    from .step_log import StepLog
     from .trainer import Trainer
 
 
@@ -39,6 +40,7 @@ class RunLoop:
     record: Record
     callbacks: Callbacks
     checkpoints: Checkpoints
+    log: StepLog
     ended: bool = False
     measured: Measured = field(factory=Measured)
 
@@ -110,6 +112,8 @@ class RunLoop:
             self._evaluate()
         called = epoch_ends or evaluates or saves
         asked, self.ended = self._agree(stop.signal is not None, called)
+        if self.ended:
+            self.log.flush()
         if self.ended and not evaluates:
             self._save_before_evaluation()
             self._evaluate()

@@ -111,6 +111,6 @@ class LazyMicroBatches:
     def encoded(self) -> float:
         """The number of images to encode, over all micro-batches prepared so far.
 
-        A micro-batch that was prepared twice counts once.
+        A micro-batch that was prepared twice counts once, although it is encoded twice.
         """
         return sum(self._encoded.values())

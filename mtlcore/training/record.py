@@ -47,7 +47,9 @@ class Record:
 
     max_skipped: skipped steps in a row that end the run.
     skipped, in_a_row: skipped steps in all, and currently in a row.
-    encoded: images that the encoder has processed; one with hidden parts by its visible share.
+    encoded: images that the encoder has processed; one with hidden parts by its visible share. The
+    forward that a weighting needs in addition, if it reads the losses of several micro-batches at
+    once, does not count.
     cpu_s, wall_s: process CPU time and wall time, added up over resumes.
     """
 
@@ -69,6 +71,11 @@ class Record:
         """Add the scalars of one step. It only keeps references, so the host does not wait."""
         self._pending.append(logged)
         self.encoded += encoded
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether there are steps since the last flush."""
+        return bool(self._pending)
 
     def flush(self) -> dict[str, float]:
         """Means over the good steps since the last flush, read back in one transfer.

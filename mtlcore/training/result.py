@@ -43,7 +43,8 @@ class Result:
 
 def result_of(run: Path, steps: int, measured: Measured, record: Record) -> Result:
     """The result of a run with these counters."""
-    return Result(run, steps, measured, record.cpu_s, round(record.encoded), record.skipped)
+    skipped = record.skipped_so_far()
+    return Result(run, steps, measured, record.cpu_s, round(record.encoded), skipped)
 
 
 def outcome(

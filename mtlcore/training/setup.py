@@ -95,8 +95,11 @@ def _set_up(
     sampler = Sampler(unread, experiment)
     steps = _steps(experiment, sampler)
     memory = MemoryCheck.before_network(experiment, fabric)
+    continues = resume and out is not None and _has_saved(out)
     with memory.building():
-        train_state = build_train_state(experiment, fabric, steps, sampler.steps_per_epoch, resume)
+        train_state = build_train_state(
+            experiment, fabric, steps, sampler.steps_per_epoch, continues
+        )
     memory = memory.with_network(train_state.model, experiment)
     record = Record(experiment.train.max_skipped)
     callbacks = Callbacks.of(train_state, unread, out, reporter)
@@ -108,7 +111,12 @@ def _set_up(
     resumed = checkpoints is not None and resume and checkpoints.resume(unread)
 
     data = read_images(experiment, indexed, reporter.progress)
-    hints = [*short_for_ema(experiment, steps), *frozen_at_random(experiment)]
+    hints = [
+        *short_for_ema(experiment, steps),
+        *frozen_at_random(experiment),
+        *never_best(data, callbacks.best_by),
+        *idle_unlabeled_batch(experiment),
+    ]
     for line in (*data.report, *memory.with_images(data.images), *hints):
         reporter.note(line)
     sampler = Sampler(data, experiment)
@@ -133,6 +141,15 @@ def _claim(out: Path | None, resume: bool, fabric: Fabric) -> None:
     elif out is not None:
         RunFolder.refuse_existing(out)
     fabric.barrier()
+
+
+def _has_saved(out: Path) -> bool:
+    """Whether a run has a checkpoint, or had one that is missing now: that is an error later.
+
+    A run that was killed before its first checkpoint starts again, from the weights it began with.
+    """
+    folder = RunFolder(out)
+    return folder.checkpoint("last") is not None or "saved" in folder.provenance()
 
 
 def _write_folder(
@@ -206,3 +223,26 @@ def _steps(experiment: Experiment, sampler: Sampler) -> int:
     epochs = experiment.train.epochs or 1
     # 1.1 epochs of 100 steps are 110 steps, although their floating-point product is a bit larger.
     return experiment.train.steps or max(1, math.ceil(round(epochs * sampler.steps_per_epoch, 6)))
+
+
+def never_best(data: RunData, best_by: str) -> list[str]:
+    """A line if no validation image has a label for the metric that selects the best checkpoint."""
+    task = best_by.partition("/")[0]
+    indices = data.split.get("validation")
+    if indices is None or task not in data.present or data.present[task][indices].any():
+        return []
+    return [
+        f"no validation image has a label of task {task!r}, so {best_by!r} is never measured and "
+        "no best checkpoint is saved: set train.best to another metric"
+    ]
+
+
+def idle_unlabeled_batch(experiment: Experiment) -> list[str]:
+    """A line if a run without tasks, in which all images are alike, sets `unlabeled_batch`."""
+    unlabeled = experiment.input.unlabeled_batch
+    if experiment.tasks or unlabeled is None:
+        return []
+    return [
+        f"input.unlabeled_batch = {unlabeled} has no effect without a [task.<label>]: "
+        f"each step has input.batch_size = {experiment.input.batch_size} images"
+    ]

@@ -23,6 +23,11 @@ class StepLog:
         if is_due(train_state.step, log_every) or train_state.step == train_state.steps:
             self._write(lr)
 
+    def flush(self) -> None:
+        """Log the steps since the last logged one, at the end of a run that a callback ends."""
+        if self.parts.record.has_pending:
+            self._write(self.parts.train_state.lr_at(self.parts.train_state.step - 1))
+
     def _write(self, lr: float) -> None:
         """Log the means since the last logged step."""
         parts, train_state, record = self.parts, self.parts.train_state, self.parts.record

@@ -215,7 +215,13 @@ class Trainer:
     def _run(self) -> Result:
         parts, fabric = self.parts, self.parts.train_state.fabric
         loop = RunLoop(
-            self, parts.train_state, parts.data, parts.record, parts.callbacks, self._checkpoints()
+            self,
+            parts.train_state,
+            parts.data,
+            parts.record,
+            parts.callbacks,
+            self._checkpoints(),
+            self._log,
         )
         try:
             result = loop.run()

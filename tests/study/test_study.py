@@ -20,6 +20,7 @@ from mtlcore.study.read import read
 from mtlcore.study.report import Tables, report
 from mtlcore.study.results import Results
 from mtlcore.study.study import SecondReadWarning, Study
+from mtlcore.study.training import rounded
 
 CONFIG = PLUGIN + dots_run(steps=3)
 
@@ -284,6 +285,36 @@ def test_a_verdict_needs_an_interval_without_0(folder):
     assert better.startswith("| puzzling | supervised | 3 | +10.03 [")
     (open_,) = [line for line in shown.splitlines() if "more seeds would decide" in line]
     assert open_.startswith("| noisy | supervised | 3 | +2.67 [-")
+
+
+def test_differences_that_are_equal_but_for_the_digits_of_a_row_decide_nothing(folder):
+    """One of 60 images at each seed: the rows have 0.316667, 0.333333 and 0.35."""
+    values = {}
+    for arm, first in (("supervised", 19), ("puzzling", 20)):
+        rows = [rounded({"quarter/accuracy": (first + seed) / 60}) for seed in range(3)]
+        values[arm] = [row["quarter/accuracy"] for row in rows]
+    shown = str(report(played(STUDY.replace("[0, 1]", "[0, 1, 2]"), values, folder), "command"))
+    (line,) = [line for line in shown.splitlines() if line.startswith("| puzzling | supervised")]
+    assert "not decided: the differences are equal for all seeds" in line
+
+
+def test_arms_that_saw_other_data_with_one_seed_are_named(folder):
+    plan = played(STUDY, {}, folder)
+    settings = {"set": [], "data": "d1"}
+    same = edited_rows(plan, lambda row: settings)
+    assert "NOT THE SAME DATA" not in str(report(same, "command"))
+
+    def changed(row: dict) -> dict:
+        later = row["arm"] == "puzzling" and row["seed"] == 1
+        return settings | {"data": "d2"} if later else settings
+
+    found = str(report(edited_rows(plan, changed), "command"))
+    [line] = [line for line in found.splitlines() if line.startswith("NOT THE SAME DATA")]
+    assert "(main, seed 1: supervised" in line
+    assert "| puzzling)" in line
+    # An arm with another task reads other labels.
+    tasks = edited_rows(plan, lambda row: changed(row) | {"set": [f"task.{row['arm']}.weight=1"]})
+    assert "NOT THE SAME DATA" not in str(report(tasks, "command"))
 
 
 def test_a_seed_that_diverged_is_counted_and_named(folder):

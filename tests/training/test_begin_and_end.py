@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from attrs import evolve
-from dots_run import BODY, DOTS, TRAIN, weights
+from dots_run import BODY, DOTS, REPORTERS, TRAIN, weights
 
-from mtlcore import Diverged, MtlError, load_run
+from mtlcore import Diverged, MtlError, Trainer, load_run
 from mtlcore.callbacks.progress import SilentReporter
 from mtlcore.checkpoints import FORMAT
 from mtlcore.config import load
@@ -253,6 +253,50 @@ def test_a_run_that_was_killed_before_its_config_toml_starts_again_and_replaces_
     copy.write_bytes((HERE / "troubles.py").read_bytes())
     train(exp, run)
     assert RunFolder(run).provenance()["finished"]
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_at(last: int, exp: Experiment, run: Path) -> None:
+    """Train into `run` until a step is done; then it ends as by SIGKILL, without a last word."""
+    trainer = Trainer(exp, run, progress=False)
+    take = trainer.step
+
+    def step() -> object:
+        if trainer.step_number == last:
+            raise Killed
+        return take()
+
+    trainer.step = step
+    with pytest.raises(Killed):
+        trainer.run()
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_from_the_weights_it_began_with(tmp_path):
+    train(experiment(tmp_path, "", "train.steps=2", "seed=1"), tmp_path / "first")
+    origin = f"train.init_from={tmp_path / 'first'}"
+    tuned = experiment(tmp_path, "", "train.steps=4", origin, "encoder.freeze='all'")
+    train(tuned, tmp_path / "whole")
+    killed_at(2, tuned, tmp_path / "killed")
+    train(load(tmp_path / "killed" / "config.toml"), tmp_path / "killed", resume=True)
+    whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def test_the_best_checkpoint_is_none_of_a_step_that_a_resumed_run_took_again(tmp_path):
+    """The run resumes with more steps, so it does not repeat them exactly."""
+    overrides = ("train.eval_every=2", "train.save_every=3", "train.best='planned/score'")
+    planned = f'plugins = ["{DOTS}", "{REPORTERS}"]\n{BODY}{TRAIN}[callback.planned]\n'
+    run = tmp_path / "run"
+    killed_at(5, experiment(tmp_path, "", "train.steps=10", *overrides, body=planned), run)
+    folder = RunFolder(run)
+    assert [folder.checkpoint(which).step for which in ("best", "last")] == [4, 3]
+
+    train(load(run / "config.toml", ["train.steps=14"]), run, resume=True)
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert names == ["best-00000002", "last-00000014"]
 
 
 def test_missing_weights_are_refused_before_copies_are_searched(tmp_path):

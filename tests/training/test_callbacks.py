@@ -13,6 +13,7 @@ import dots_run
 import pytest
 import torch
 from dots_run import DOTS, REPORTERS, TRAIN, weights
+from PIL import Image
 
 from mtlcore import MtlError
 from mtlcore.callbacks import guard
@@ -28,6 +29,16 @@ pytestmark = pytest.mark.timeout(2 * HANG_S)
 
 PLUGINS = f'plugins = ["{DOTS}", "{REPORTERS}"]\n'
 BODY = dots_run.BODY + TRAIN
+
+
+class Noting(SilentReporter):
+    """Keeps the messages of a run."""
+
+    def __init__(self, notes: list[str]) -> None:
+        self.notes = notes
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def experiment(
@@ -276,6 +287,78 @@ def test_early_stopping_waits_as_long_as_its_patience(tmp_path):
     metric = "metric = 'quarter/macro_f1'\n"
     other = experiment(tmp_path, STALLED + metric, "train.eval_every=5")
     assert train(other, tmp_path / "other").steps == 20
+
+
+def test_a_run_that_ran_out_of_patience_goes_on_with_more_of_it(tmp_path):
+    """More steps alone are refused, and change nothing."""
+    run = tmp_path / "run"
+    train(experiment(tmp_path, STALLED, "train.eval_every=3", "train.save_every=100"), run)
+    folder = RunFolder(run)
+    assert (folder.provenance()["steps"], folder.provenance()["skipped"]) == (12, 0)
+    # The run ended between two logged steps. They are in the log, before the last evaluation's row.
+    assert [row["step"] for row in losses(run)] == [4, 8, 12]
+
+    before = (run / "config.toml").read_text(), folder.provenance()
+    with pytest.raises(MtlError, match=r"early_stopping ended .* at step 12 of 24"):
+        train(load(run / "config.toml", ["train.steps=40"]), run, resume=True)
+    assert ((run / "config.toml").read_text(), folder.provenance()) == before
+
+    patient = load(run / "config.toml", ["callback.early_stopping.patience=6"])
+    assert train(patient, run, resume=True).steps == 21
+    early = folder.provenance()["stopped_early"]
+    assert "of step 3 in 6 evaluations" in early["reason"]
+
+
+def test_another_metric_starts_to_wait_anew(tmp_path):
+    run = tmp_path / "run"
+    train(experiment(tmp_path, STALLED, "train.eval_every=3"), run)
+    other = load(run / "config.toml", ["callback.early_stopping.metric='quarter/macro_f1'"])
+    assert train(other, run, resume=True).steps == 24
+    state = RunFolder(run).require().state()["callbacks"]["states"]["early_stopping"]
+    assert (state["metric"], state["step"], state["waited"]) == ("quarter/macro_f1", 15, 3)
+
+
+def test_a_metric_that_is_never_measured_is_said_and_nothing_waits_for_it(tmp_path):
+    """No validation image has a label of the first task."""
+    rows = ["path,first,second,part"]
+    for i in range(24):
+        part, first = ("train", "ab"[i % 2]) if i < 16 else ("val", "")
+        Image.new("RGB", (16, 16), (10 * i, 0, 0)).save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,{first},{'cd'[i % 2]},{part}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    body = f"""
+[encoder]
+width = 4
+[task.first]
+name = "classification"
+[task.second]
+name = "classification"
+[data.t]
+name = "csv"
+file = "{tmp_path / "t.csv"}"
+columns = {{ first = "first", second = "second" }}
+attributes = ["part"]
+split = "part"
+[input]
+size = 16
+batch_size = 8
+[train]
+steps = 1
+"""
+    notes: list[str] = []
+    noted = Noting(notes)
+    train(experiment(tmp_path, body=body), tmp_path / "run", reporter=noted)
+    assert any("'first/accuracy' is never measured" in note for note in notes)
+    with pytest.raises(MtlError, match=r"early_stopping.*no validation image has a label of task"):
+        train(experiment(tmp_path, STALLED, body=body), tmp_path / "other")
+    second = STALLED + "metric = 'second/accuracy'\n"
+    notes.clear()
+    train(
+        experiment(tmp_path, second, "train.best='second/accuracy'", body=body),
+        tmp_path / "third",
+        reporter=noted,
+    )
+    assert not [note for note in notes if "never measured" in note]
 
 
 @pytest.mark.slow

@@ -30,8 +30,13 @@ CASES: tuple[tuple[str, str, tuple[tuple[str, str, str, str], ...]], ...] = (
     ),
     (
         "few labels, from scratch, faces",
-        '`puzzling` as a second view: `grid=2`, `head="spatial"`, `weight=1.0`',
-        (("cpu2", "main", "puzzling", "sl_long"), ("cpu2", "main", "puzzling", "sl")),
+        '`puzzling` as a second view that the supervised head reads, too: `grid=2`, '
+        '`head="spatial"`, `weight=1.0`, `views.supervised="both"`',
+        (
+            ("fer2", "main", "puzzling_both", "sl_long"),
+            ("cpu2", "main", "puzzling", "sl_long"),
+            ("controls", "main", "puzzling_both", "puzzling_both+views_only"),
+        ),
     ),
     (
         "the same, without compute for a second view",
@@ -43,10 +48,11 @@ CASES: tuple[tuple[str, str, tuple[tuple[str, str, str, str], ...]], ...] = (
     ),
     (
         "few labels, many unlabeled images, faces",
-        "try pre-training on all images, then fine-tuning, beside hybrid training",
+        "the same, on the labeled images alone; pre-training on all of them first added nothing",
         (
-            ("cpu2", "main", "pretrain_puzzling_all", "sl_long"),
-            ("cpu2", "main", "puzzling", "pretrain_puzzling_all"),
+            ("fer2", "main", "puzzling_both", "pretrain_puzzling_all"),
+            ("fer2", "main", "pretrain_puzzling_hybrid", "puzzling_both"),
+            ("fer2", "main", "puzzling_both", "fixmatch"),
         ),
     ),
     (

@@ -203,7 +203,8 @@ class HybridModel(nn.Module):
 
         Losses are averaged first over the views of each SAMPLE, then over the samples. So the
         geometric mean over views is exact under any number of ranks and micro-batches. A view to
-        which a sample's label can't be moved is left out of its mean.
+        which a sample's label can't be moved is left out of its mean; where images are mixed, it
+        counts as 0.
         """
         head = self.heads[label]
         assert isinstance(head, Head)

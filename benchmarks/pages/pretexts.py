@@ -48,7 +48,8 @@ CASES: tuple[tuple[str, str, tuple[tuple[str, str, str, str], ...]], ...] = (
     ),
     (
         "few labels, many unlabeled images, faces",
-        "the same, on the labeled images alone; pre-training on all of them first added nothing",
+        "the same, on the labeled images alone; whether pre-training on all images first adds to "
+        "it is not decided",
         (
             ("fer2", "main", "puzzling_both", "pretrain_puzzling_all"),
             ("fer2", "main", "pretrain_puzzling_hybrid", "puzzling_both"),

@@ -166,10 +166,15 @@ _OTHER_TASK = {
 _UNLABELED = """
 # Images of the same kind, at any depth. annotation = "": they have no labels. The pretext learns
 # from them. A step reads as many of them as labeled images; input.unlabeled_batch changes that.
-[data.more]
+{on_faces}[data.more]
 name = "image_folder"
 {unlabeled_line}
 annotation = ""
+"""
+
+_ON_FACES = """\
+# On FER2013, no form with them was ahead of the recipe without them, at equal compute
+# (docs/which-pretext.md). Compare with it: mtl init --for faces, without --unlabeled.
 """
 
 _NO_UNLABELED = """
@@ -268,6 +273,7 @@ def starter(
         "equal_steps": recipe.equal_steps,
         "size": recipe.size,
         "baseline": recipe.baseline,
+        "on_faces": _ON_FACES if start == "faces" else "",
         "and_clean": ', and no "both" in [views]' if recipe is _FACES else "",
         "augment": recipe.augment or f'name = "{augment}"',
     }

@@ -191,6 +191,14 @@ class Index:
         """Return N."""
         return len(self.keys)
 
+    def label_digest(self) -> str:
+        """Return a digest of the contents of maps and points, "" if the index does not know them.
+
+        It is a part of the fingerprint, so that a run notices changed points. An index that holds
+        the points, or the paths of the maps, overrides it.
+        """
+        return ""
+
 
 class Dataset(Component):
     """A labeled set of images. Several threads may call its methods at once."""

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 
-import numpy as np
-
-from ..contracts import Column
-from ..contracts.columns import is_numbers
-from ..contracts.texts import CHUNK, Texts
 from ..image_size import written
 from .aligned import columns_of
+from .column_bytes import column_bytes
 from .indexed import IndexedDataset
 
 
@@ -28,16 +23,5 @@ def fingerprint_of(datasets: list[IndexedDataset], size: tuple[int, int]) -> str
         for name, of_pixels in sorted(columns_of(index).items()):
             digest.update(name.encode())
             digest.update(of_pixels.present.tobytes())
+        digest.update(index.label_digest().encode())
     return digest.hexdigest()
-
-
-def column_bytes(column: Column | Texts) -> Iterator[bytes]:
-    """Yield bytes that do not depend on the byte order, or on how strings are stored."""
-    if is_numbers(column):
-        yield np.ascontiguousarray(column, dtype="<f8").tobytes()
-        return
-    for start in range(0, len(column), CHUNK):
-        if start:
-            yield b"\0"
-        joined = "\0".join(column[start : start + CHUNK].tolist())
-        yield joined.encode(errors="surrogatepass")

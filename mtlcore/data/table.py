@@ -8,6 +8,7 @@ its file format.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ from ..contracts.texts import Texts
 from ..errors import MtlError, nearest
 from ..files import read_file
 from .cells import first_of_each, join_numeric, matches, numbers_or_infinity, numbers_or_none
+from .column_bytes import column_bytes
 from .images import LARGEST_IMAGE, is_below, read_image
 from .label_columns import points_of, read_map, without_wrong_points
 from .path_hints import hint_for
@@ -80,6 +82,20 @@ class TableIndex(Index):
     has_images: bool = field(kw_only=True)
     map_files: dict[str, Texts] = field(kw_only=True)
     point_values: dict[str, np.ndarray] = field(kw_only=True)
+
+    def label_digest(self) -> str:
+        """Return a digest of the paths of maps and of the points, "" without both."""
+        columns: dict[str, Texts | np.ndarray] = {}
+        columns |= {f"map {name}": files for name, files in self.map_files.items()}
+        columns |= {f"points {name}": values for name, values in self.point_values.items()}
+        if not columns:
+            return ""
+        found = hashlib.blake2b(digest_size=16)
+        for name, column in sorted(columns.items()):
+            found.update(name.encode())
+            for content in column_bytes(column):
+                found.update(content)
+        return found.hexdigest()
 
 
 @frozen

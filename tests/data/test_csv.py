@@ -17,6 +17,8 @@ from mtlcore.config import dump, parse
 from mtlcore.config.experiment import DataEntry
 from mtlcore.data.csv_table import Csv
 from mtlcore.data.dataset import open_data
+from mtlcore.data.fingerprint import fingerprint_of
+from mtlcore.data.indexed import split_dataset
 
 
 def table(folder: Path, text: str, name: str = "people.csv") -> Path:
@@ -426,3 +428,17 @@ def test_a_map_of_another_size_is_named(tmp_path):
     dataset = labeled_pixels(tmp_path, "a.png,small.png,\n", maps={"classes": "mask"})
     with pytest.raises(MtlError, match=r"a.png: the map 'classes' is 5 x 4 pixels, its image"):
         decode_sample(dataset, dataset.index(), 0)
+
+
+def test_changed_points_and_paths_of_maps_change_the_fingerprint(tmp_path):
+    def fingerprint(row: str) -> str:
+        maps, points = {"classes": "mask"}, {"spots": "spots"}
+        index = labeled_pixels(tmp_path, row, maps=maps, points=points).index()
+        return fingerprint_of([split_dataset(run, "own", index)], (4, 6))
+
+    run = experiment({"own": DataEntry(Csv(tmp_path / "table.csv"))}, {})
+    first = fingerprint("a.png,mask.png,1 2\n")
+    assert fingerprint("a.png,mask.png,1.0 2\n") == first
+    assert fingerprint("a.png,mask.png,1 3\n") != first
+    (tmp_path / "mask2.png").write_bytes((tmp_path / "mask.png").read_bytes())
+    assert fingerprint("a.png,mask2.png,1 2\n") != first

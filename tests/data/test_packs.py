@@ -19,12 +19,15 @@ from toy_datasets import experiment
 
 from mtlcore import Classification, Dataset, MtlError
 from mtlcore.config.experiment import DataEntry, Experiment
+from mtlcore.data.csv_table import Csv
 from mtlcore.data.dataset import open_data
 from mtlcore.data.folder import ImageFolder
+from mtlcore.data.image_mask import ImageMask
 from mtlcore.data.packed import Packed
 from mtlcore.data.packs.cache import JoinedImageCache, PackCache
 from mtlcore.data.packs.plan import PackOptions
 from mtlcore.data.packs.writer import Outcome, pack
+from mtlcore.data.run_data import RunData
 
 SIZE = 8
 SMALL = PackOptions(quality=None, shard_mb=0.0005, jobs=1)  # two samples in a shard
@@ -324,3 +327,41 @@ def test_a_changed_source_is_named(photos, tmp_path):
         packed(source, out)
     shutil.rmtree(source)  # the pack needs no source
     assert not Packed(out).index().skipped.notes
+
+
+def test_a_pack_of_changed_points_is_named(tmp_path):
+    table = tmp_path / "table.csv"
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
+
+    def open_own(dataset: Dataset) -> RunData:
+        return open_data(experiment({"own": DataEntry(dataset)}, {}, size=4)).data
+
+    table.write_text("path,eye,kind\na.png,1 2,cat\n")
+    source, out = Csv(table, points={"eye": "eye"}), tmp_path / "pack"
+    run = experiment({"own": DataEntry(source)}, {}, size=4)
+    pack(run, "own", out, RAW)
+    assert pack(run, "own", out, RAW).manifest
+    assert open_own(Packed(out)).fingerprint == open_own(source).fingerprint
+    table.write_text("path,eye,kind\na.png,1 2.5,cat\n")
+    (note,) = Packed(out).index().skipped.notes.items()
+    assert "such as its points, or the paths of its maps: pack it again" in note[0]
+    with pytest.raises(MtlError, match="the points of the source, or the paths of its maps, chang"):
+        pack(run, "own", out, RAW)
+
+
+def test_a_source_with_other_settings_is_another_pack(tmp_path):
+    for folder, color in (("images", "gray"), ("masks", "red")):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        Image.new("RGB", (6, 4), color).save(tmp_path / "data" / folder / "a.png")
+
+    def packed_with(colors: dict[str, tuple[int, int, int]], folder: str = "data") -> Outcome:
+        source = ImageMask(tmp_path / folder, colors=colors)
+        run = experiment({"own": DataEntry(source)}, {}, size=4)
+        return pack(run, "own", tmp_path / "pack", RAW)
+
+    colors = {"red": (255, 0, 0), "blue": (0, 0, 255)}
+    packed_with(colors)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    assert packed_with(colors, "moved").manifest
+    with pytest.raises(MtlError, match=r"another pack: colors of the source was .*red.*, now .*bl"):
+        packed_with(dict(reversed(colors.items())), "moved")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from attrs import asdict, field, frozen
 
+from ...config.same import FREE_DATA
 from ...errors import MtlError
 from ...sealed import JsonObject, parse_json, seal_json, unseal_json
 
@@ -23,12 +24,13 @@ class Source:
     """Where the samples of a pack come from.
 
     table: the dataset as a TOML table. plugins: one-file plugins that it needs.
-    digest: of its keys, labels, splits and groups.
+    digest: of its keys, labels, splits and groups. labels: `Index.label_digest` of its index.
     """
 
     table: dict[str, Any]
     plugins: tuple[str, ...]
     digest: str
+    labels: str = ""
 
 
 @frozen
@@ -148,7 +150,12 @@ def _plan(content: Mapping[str, Any]) -> Plan:
         points=dict(content["points"]),
         skipped=dict(content["skipped"]),
         notes=dict(content["notes"]),
-        source=Source(source["table"], tuple(source["plugins"]), source["digest"]),
+        source=Source(
+            source["table"],
+            tuple(source["plugins"]),
+            source["digest"],
+            source.get("labels", ""),  # packs of earlier versions lack it
+        ),
     )
 
 
@@ -159,8 +166,21 @@ def differences(earlier: Plan, now: Plan) -> list[str]:
         before, after = getattr(earlier, name), getattr(now, name)
         if before != after:
             found.append(f"{name} was {json.dumps(before)}, now {json.dumps(after)}")
+    settings, others = _source_settings(earlier.source), _source_settings(now.source)
+    for key in dict.fromkeys([*settings, *others]):
+        was, is_now = settings.get(key, "not set"), others.get(key, "not set")
+        if was != is_now:
+            found.append(f"{key} of the source was {was}, now {is_now}")
     if earlier.source.digest != now.source.digest or earlier.samples != now.samples:
         found.append(
             f"the source had {earlier.samples} samples, now {now.samples}, or its labels changed"
         )
+    elif earlier.source.labels != now.source.labels:
+        found.append("the points of the source, or the paths of its maps, changed")
     return found
+
+
+def _source_settings(source: Source) -> dict[str, str]:
+    """Return key -> value as JSON of a source, without the paths of the data."""
+    # As JSON, since the order of a table counts: that of colors gives the numbers of classes.
+    return {key: json.dumps(value) for key, value in source.table.items() if key not in FREE_DATA}

@@ -128,6 +128,10 @@ class PackIndex(Index):
 
     pack: Pack = field(kw_only=True)
 
+    def label_digest(self) -> str:
+        """Return that of the source, so that both have one fingerprint."""
+        return self.pack.manifest.plan.source.labels
+
 
 def starts_of(length: np.ndarray, per_shard: int) -> np.ndarray:
     """Return where each record begins in its shard, (N,) int64, from the lengths in bytes."""

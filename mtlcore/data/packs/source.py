@@ -22,7 +22,7 @@ from ...config.write import toml_value
 from ...contracts import Categories, Dataset, Index
 from ...errors import MtlError
 from ..aligned import columns_of
-from ..fingerprint import column_bytes
+from ..column_bytes import column_bytes
 from .manifest import Manifest, Source
 
 DEEPEST = 2  # levels of folders whose modification times are compared
@@ -32,7 +32,7 @@ CHANGED = "differ from the source {where}, which changed later, such as {key}: p
 
 def source_of(dataset: Dataset, index: Index, plugins: tuple[str, ...]) -> Source:
     """Return the source of a pack, from its dataset and index."""
-    return Source(toml_value(dataset), plugins, digest_of(index))
+    return Source(toml_value(dataset), plugins, digest_of(index), index.label_digest())
 
 
 def digest_of(index: Index) -> str:
@@ -86,11 +86,13 @@ def note_of_change(manifest: Manifest, index: Index) -> tuple[str, int] | None:
         now = dataset.index()
     except MtlError:
         return None  # the source is not complete here, or its plugin is absent
-    if digest_of(now) == source.digest:
+    same_labels = now.label_digest() == source.labels
+    if digest_of(now) == source.digest and same_labels:
         return None
     keys = changed_keys(index, now)
     where = ", ".join(map(str, _paths(dataset)))
-    what = keys[0] if keys else "the order of its samples"
+    what = "the order of its samples" if same_labels else "its points, or the paths of its maps"
+    what = keys[0] if keys else what
     note = CHANGED.format(where=where, key=what)
     return note, max(1, len(keys))
 

@@ -21,7 +21,8 @@ from .split_names import split_name
 
 KEPT_GROUPS = 16  # row groups of images that stay in memory: two for each thread that decodes
 KEPT_BYTES = 2 * 10**9  # of these groups, if there are several
-_PART = re.compile(r"[-_.]?\d+(-of-\d+)?$")  # of a file name: train-00000-of-00005
+# Of a file name: train-00000-of-00005, or train-00000-of-00005-b42a775f407cee45 in older datasets.
+_PART = re.compile(r"[-_.]?\d+(-of-\d+(-[0-9a-f]{8,})?)?$")
 
 
 class ParquetFiles:
@@ -147,14 +148,17 @@ class ParquetFiles:
         return total
 
     def split(self) -> Categories | None:
-        """Return the official splits by the names of the files, or None if none has such a name."""
+        """Return the official splits by the names of the files, or None if none has such a name.
+
+        The name of a single file that is not in a folder says nothing.
+        """
+        if self.files == [self.path]:
+            return None
         found: list[str] = []
         for file in self.files:
-            names = [_PART.sub("", file.stem)]
-            if file != self.path:
-                names.append(file.parent.name)
+            names = [_PART.sub("", file.stem), file.parent.name]
             found.append(next((split for name in names if (split := split_name(name))), ""))
-        if not any(found) or len(self.files) == 1:
+        if not any(found):
             return None
         return Categories.of(np.repeat(np.array(found), self.rows_of_file))
 

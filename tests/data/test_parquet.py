@@ -83,6 +83,16 @@ def test_a_folder_of_the_hub_is_one_dataset(hub):
     assert dataset.decode(again, 9).image.shape == (4, 6, 3)
 
 
+def test_names_with_a_hash_and_a_folder_of_one_file_give_splits(tmp_path):
+    columns = {"image": [{"bytes": png(0), "path": None}]}
+    train = write(tmp_path / "a" / "train-00000-of-00001-b42a775f407cee45.parquet", columns)
+    write(tmp_path / "a" / "test-00000-of-00001-0123456789abcdef.parquet", columns)
+    assert Parquet(tmp_path / "a").index().split.tolist() == ["test", "train"]
+    write(tmp_path / "b" / "test-00000-of-00001.parquet", columns)
+    assert Parquet(tmp_path / "b").index().split.tolist() == ["test"]
+    assert Parquet(train).index().split is None
+
+
 def test_a_run_trains_on_parquet(hub):
     task = {"label": Classification(reads="label")}
     data = open_data(experiment({"a": DataEntry(Parquet(hub))}, task, validation=0.0)).data

@@ -165,7 +165,8 @@ class Index:
     samples in messages and fingerprints.
     annotations: labels by name: (N,) strings, "" if missing, or (N, ...) float, NaN if missing.
     split: (N,) strings such as "train" and "test". None if there are no official splits.
-    group: (N,) strings. Samples of one group stay in one split (a person, a mirrored copy).
+    group: (N,) strings. Samples of one group stay in one split (a person, a mirrored copy). A
+    sample with the group "" is a group of its own.
     attributes: (N,) strings by name, for metrics of subgroups.
     skipped: the samples that were left out.
     maps: name -> `MapColumn`, which samples have the map. `Dataset.decode` returns exactly these.

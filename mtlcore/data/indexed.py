@@ -19,6 +19,7 @@ from ..contracts.texts import Texts
 from ..errors import MtlError, first_few, nearest
 from .aligned import check_columns, columns_of
 from .copies import excluded, read_pixels, together
+from .groups import with_own_groups, without_group
 from .split_names import split_name
 from .splits import Rules, assign, is_labeled, strata_of
 
@@ -37,6 +38,7 @@ class IndexedDataset:
     labeled: (n,) bool, samples that keep their labels.
     without_split: reason -> the number of samples that are in no split, because the dataset assigns
         none or because `exclude_duplicates` removes them.
+    without_group: the number of samples whose group is not known, if there are groups.
     """
 
     label: str
@@ -45,6 +47,7 @@ class IndexedDataset:
     split: Categories
     labeled: np.ndarray
     without_split: dict[str, int] = field(factory=dict)
+    without_group: int = 0
 
     def __len__(self) -> int:
         return len(self.index)
@@ -77,6 +80,11 @@ class IndexedDataset:
             lines.append(f"data.{self.label}: {len(names)} left out, {reason}: {examples}")
         for note, n in self.index.skipped.notes.items():
             lines.append(f"data.{self.label}: {n} {note}")
+        if self.without_group:
+            lines.append(
+                f"data.{self.label}: {self.without_group} samples have no group; each of them is a "
+                "group of its own"
+            )
         others = [name for name in self.split.used() if name not in EXPECTED_SPLITS]
         if others:
             n = int(self.split.isin(*others).sum())
@@ -125,6 +133,10 @@ def split_dataset(
     n = len(index)
 
     split, group = _split_and_group(label, entry, index)
+    unknown = np.zeros(n, dtype=bool)
+    if group is not None:
+        unknown = without_group(group)
+        group = with_own_groups(group, unknown, index.keys)
     validation = experiment.input.validation
     if not has_labels(index):
         # Its images serve the pretexts alone: none of them is set aside for the metrics of tasks.
@@ -153,7 +165,7 @@ def split_dataset(
     strata = _strata(experiment, index, labels)
     names, labeled = _assigned(rules, index.keys, strata, split, group, used)
     counts = {reason: len(indices) for reason, indices in without_split.items()}
-    return IndexedDataset(label, entry, index, names, labeled, counts)
+    return IndexedDataset(label, entry, index, names, labeled, counts, int(unknown.sum()))
 
 
 def _assigned(
@@ -260,14 +272,21 @@ def _column(
     name: str,
     where: str,
 ) -> Categories:
-    """Return an attribute or annotation as (n,) strings. Raises MtlError if there is none."""
+    """Return an attribute or annotation as (n,) strings, "" for NaN.
+
+    Raises MtlError if there is none.
+    """
     known: dict[str, Column] = {**index.attributes, **index.annotations}
     if name not in known:
         raise MtlError(
             f"{where} = {name!r}: the dataset has no such column; {nearest(name, known)}"
         )
     values = known[name]
-    return values if isinstance(values, Categories) else Categories.of(values.astype(str))
+    if isinstance(values, Categories):
+        return values
+    texts = values.astype(str)
+    texts[np.isnan(values)] = ""
+    return Categories.of(texts)
 
 
 def _check(label: str, index: Index) -> None:

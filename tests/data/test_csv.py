@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from toy_datasets import experiment
 
-from mtlcore import Categories, MtlError
+from mtlcore import Categories, MtlError, Skipped
 from mtlcore.config import dump, parse
 from mtlcore.config.experiment import DataEntry
 from mtlcore.data.csv_table import Csv
@@ -106,6 +106,30 @@ def test_split_and_group_are_columns_of_the_table(people):
         "train": ["0.png", "1.png", "2.png"],  # the fourth has no label
         "test": ["4.png", "5.png"],
     }
+
+
+@pytest.mark.parametrize("name", ["{}", "p{}"])  # numbers, and texts
+def test_a_sample_without_a_group_is_a_group_of_its_own(name, tmp_path):
+    def cell(i: int) -> str:
+        return name.format(i // 4) if i < 40 else ""
+
+    def split_of(rows: list[str]) -> dict[str, str]:
+        file = table(tmp_path, "path,kind,person\n" + "\n".join(rows) + "\n")
+        run = experiment({"own": DataEntry(Csv(file), group="person")})
+        found = split_dataset(run, "own", Csv(file).index())
+        assert found.report_lines(Skipped()) == [
+            "data.own: 60 samples have no group; each of them is a group of its own"
+        ]
+        return dict(zip(found.index.keys, found.split))
+
+    rows = [f"{i:03d}.png,{'ab'[i % 2]},{cell(i)}" for i in range(100)]
+    found = split_of(rows)
+    assert split_of(rows[::-1]) == found
+    alone = [split for key, split in found.items() if key >= "040.png"]
+    assert 6 <= alone.count("test") <= 18
+    assert 2 <= alone.count("validation") <= 10
+    for i in range(0, 40, 4):
+        assert len({found[f"{i + k:03d}.png"] for k in range(4)}) == 1
 
 
 def test_a_split_column_may_hold_any_usual_name_and_others_are_reported(people):

@@ -16,6 +16,7 @@ import numpy as np
 from attrs import field, frozen
 
 from ..contracts import Categories, Column, Dataset, Index
+from ..contracts.texts import Texts
 from ..errors import MtlError
 from .aligned import Faults, decode_sample
 from .cache import CHUNK, Progress, threads
@@ -149,14 +150,18 @@ def excluded(
     }
 
 
-def together(copy: np.ndarray, group: Categories | None) -> Categories:
+def together(copy: np.ndarray, group: Categories | None, order: np.ndarray) -> Categories | None:
     """Return groups, (N,) strings, that contain whole sets of copies and whole groups of `group`.
 
     These are the connected components of the graph that links the copies of an image, and the
-    samples of a group.
+    samples of a group. Without any copy, they are `group`.
+
+    order: (N,) positions of the samples, from `numbering_order`.
     """
+    if len(np.unique(copy)) == len(copy):
+        return group
     if group is None:
-        return Categories.of(copy.astype(str))
+        return Categories.of(_numbered(copy, order).astype(str))
     own = group.unique()[1]
     component = own
     # Both links pass on the lowest number until nothing changes.
@@ -168,6 +173,26 @@ def together(copy: np.ndarray, group: Categories | None) -> Categories:
             component = lowest[links]
         if np.array_equal(before, component):
             return Categories.of(component.astype(str))
+
+
+def numbering_order(keys: Texts, split: Categories | None) -> np.ndarray:
+    """Return the positions of the samples by key, (N,), with those of train first.
+
+    A cut depends on the numbers of the groups. So they must depend neither on the order in which
+    the samples are listed, nor on samples of other splits.
+    """
+    order = keys.argsort()
+    if split is None:
+        return order
+    return order[np.argsort(split[order] != "train", kind="stable")]
+
+
+def _numbered(copy: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Number the images by their first sample in this order, (N,) int64. The first one is 0."""
+    _, first, image = np.unique(copy[order], return_index=True, return_inverse=True)
+    found = np.empty(len(copy), dtype=np.int64)
+    found[order] = np.argsort(np.argsort(first))[image]
+    return found
 
 
 def _digests(

@@ -18,7 +18,7 @@ from ..contracts.columns import describe, is_keys, is_numbers
 from ..contracts.texts import Texts
 from ..errors import MtlError, first_few, nearest
 from .aligned import check_columns, columns_of
-from .copies import excluded, read_pixels, together
+from .copies import excluded, numbering_order, read_pixels, together
 from .groups import with_own_groups, without_group
 from .split_names import split_name
 from .splits import Rules, assign, is_labeled, strata_of
@@ -151,7 +151,7 @@ def split_dataset(
     if entry.exclude_duplicates != "none":
         copy = read_pixels(entry.component, index).copy
         # Copies that remain must not be separated when the run cuts a split.
-        group = together(copy, group)
+        group = together(copy, group, numbering_order(index.keys, split))
         without_split |= excluded(entry.exclude_duplicates, copy, split, labels)
         used[np.concatenate(list(without_split.values()))] = False
 

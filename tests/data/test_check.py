@@ -188,10 +188,13 @@ def test_a_sheet_of_numbers_and_one_without_labels_are_drawn_too():
 def test_groups_are_merged_with_copies_until_none_is_separated():
     copy = np.array([0, 1, 2, 1, 3, 4])
     group = np.array(["a", "a", "b", "c", "c", "d"])
-    merged = together(copy, Categories.of(group))
+    order = np.arange(6)
+    merged = together(copy, Categories.of(group), order)
     assert len(set(merged.tolist())) == 3
     assert len({merged[0], merged[1], merged[3], merged[4]}) == 1
-    assert together(copy, None).tolist() == ["0", "1", "2", "1", "3", "4"]
+    assert together(copy, None, order).tolist() == ["0", "1", "2", "1", "3", "4"]
+    assert together(copy, None, order[::-1]).tolist() == ["4", "2", "3", "2", "1", "0"]
+    assert together(order, None, order) is None
 
 
 # ------------------------------------------------------------ the real sets

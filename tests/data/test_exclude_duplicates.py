@@ -5,19 +5,24 @@ from __future__ import annotations
 import tomllib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from attrs import frozen
 from mtl_faces.emotion import Fer
 from mtl_faces.sources.fer2013 import Fer2013
+from mtl_faces.sources.utkface import Utkface
 from PIL import Image
 from toy_datasets import experiment
 
-from mtlcore import Classification, MtlError
+from mtlcore import Classification, Dataset, Index, MtlError, Sample
 from mtlcore.config import dump, parse
 from mtlcore.config.experiment import DataEntry
 from mtlcore.data.dataset import open_data
+from mtlcore.data.fingerprint import fingerprint_of
 from mtlcore.data.folder import ImageFolder
+from mtlcore.data.indexed import open_dataset
 
 TASK = {"kind": Classification(reads="kind")}
 
@@ -42,6 +47,20 @@ def folders(tmp_path: Path) -> Path:
         for i, gray in enumerate(grays):
             image(tmp_path / split / name / f"{i}.png", 20 * gray)
     return tmp_path
+
+
+@frozen(eq=False)
+class Grays(Dataset):
+    """Images of one gray value each. The key of a sample is its number."""
+
+    own: Any
+    grays: Any
+
+    def index(self):
+        return self.own
+
+    def decode(self, index, i):
+        return Sample(np.full((8, 8, 3), self.grays[int(index.keys[i])], dtype=np.uint8))
 
 
 def opened(root: Path, which: str, **inputs):
@@ -98,6 +117,33 @@ def test_copies_stay_together_when_the_run_cuts_the_splits(which, seed, tmp_path
     assert len(set().union(*pixels.values())) == 30
 
 
+def splits_of(grays: list[int], which: str, order: np.ndarray, official: bool) -> dict[str, str]:
+    """Return key -> split of samples with these grays, listed in this order."""
+    names = np.array([f"{i:02d}" for i in range(len(grays))])[order]
+    split = np.where(np.char.endswith(names, "7"), "test", "train") if official else None
+    kinds = np.where(np.array(grays) % 2, "a", "b")[order]
+    dataset = Grays(Index(names, {"kind": kinds}, split=split), grays)
+    entry = DataEntry(dataset, exclude_duplicates=which)
+    run = experiment({"own": entry}, TASK, validation=0.25)
+    found = open_dataset(run, "own")
+    return dict(zip(names.tolist(), found.split))
+
+
+@pytest.mark.parametrize("official", [False, True])
+@pytest.mark.parametrize("which", ["train", "test"])
+def test_the_order_of_the_samples_changes_no_split(which, official):
+    order = np.random.default_rng(0).permutation(80)
+    grays = [i // 2 for i in range(80)]
+    in_order = splits_of(grays, which, np.arange(80), official)
+    assert splits_of(grays, which, order, official) == in_order
+
+
+@pytest.mark.parametrize("which", ["train", "test"])
+def test_without_copies_the_split_is_that_of_none(which):
+    own = splits_of(list(range(80)), which, np.arange(80), official=False)
+    assert own == splits_of(list(range(80)), "none", np.arange(80), official=False)
+
+
 def test_the_key_accepts_three_values_and_is_saved(folders):
     own = {"name": "image_folder", "root": str(folders), "annotation": "kind"}
     tables = {"task": {"kind": {"name": "classification"}}, "train": {"steps": 1}}
@@ -140,3 +186,19 @@ def test_the_training_split_of_fer2013_loses_its_leaks_and_conflicts(unpacked):
     for digest, sample in zip(digests["train"], data.split["train"]):
         labels.setdefault(digest, set()).add(int(data.targets["fer"][sample]))
     assert Counter(len(each) for each in labels.values()).keys() == {1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dataset", "task", "fingerprint"),
+    [
+        (Fer2013, Fer(emotions=7), "ec0d69f4330b0108a2587fcc2376aacc"),
+        (Utkface, Classification(reads="gender"), "fb9d248cbf866229e66978437b03a960"),
+    ],
+)
+def test_the_splits_of_the_protocols_stay_as_they_are(dataset, task, fingerprint, unpacked):
+    name = dataset.__name__.lower()
+    own = dataset(unpacked(name) / name)
+    entry = DataEntry(own, labels=0.1, unlabeled="drop", exclude_duplicates="test")
+    found = open_dataset(experiment({name: entry}, {"own": task}, validation=0.1), name)
+    assert fingerprint_of([found], (48, 48)) == fingerprint

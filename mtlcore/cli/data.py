@@ -83,7 +83,7 @@ def _count_table(title: str, counts: Counts) -> Table:
     from rich.table import Column, Table
     from rich.text import Text
 
-    splits = [Column(Text(split)) for split in counts]
+    splits = [Column(Text(split or "(no split)")) for split in counts]
     table = Table("class", *splits, title=Text(title), title_justify="left")
 
     totals: Counter[str] = Counter()
@@ -128,7 +128,7 @@ def _fault_lines(report: Report) -> list[str]:
             f"all labels {annotation!r} are {name!r}: no task can learn from one class. "
             "Is root one folder too high or too low?"
         )
-    if report.shared or report.conflicting:
+    if (report.shared or report.conflicting) and not report.excludes_duplicates:
         lines.append(f'exclude them: data.{report.label}.exclude_duplicates = "train" or "test"')
     lines.append(f"fingerprint {report.fingerprint}")
     return lines

@@ -1,8 +1,9 @@
 """Check a dataset before training: class counts, bad files, copies, leaks between splits.
 
 The checked splits are those before a run cuts validation: the dataset's own splits, those of its
-`split` column, or the seeded 80 / 20 cut. The labels are the annotations that the configured tasks
-read; if no task reads any, they are all annotations of the dataset.
+`split` column, or the seeded 80 / 20 cut, which `exclude_duplicates` changes as in a run. The
+labels are the annotations that the configured tasks read; if no task reads any, they are all
+annotations of the dataset.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Report:
     conflicting: those groups whose labels differ.
     one_class: annotation -> its only class. No task can learn from it.
     shared: keys of samples outside of train with a copy in train.
+    excludes_duplicates: whether a run removes some of them.
     fingerprint: the fingerprint of a run on this dataset alone.
     """
 
@@ -58,6 +60,7 @@ class Report:
     conflicting: list[list[str]]
     one_class: dict[str, str]
     shared: list[str]
+    excludes_duplicates: bool
     fingerprint: str
 
     def as_json(self) -> dict[str, object]:
@@ -103,12 +106,20 @@ def check_data(
     check_columns(label, index)
     reads = labels_of(experiment, index)
     labels = {name: index.annotations[name] for name in reads}
+    # Before the images are read, so that an unknown column is an error at once.
     split = split_dataset(_before_cuts(experiment, label), label, index).split
+
+    checks = faults(experiment.tasks)
+    pixels = read_pixels(entry.component, index, progress, checks)
+    # A run does not check maps and points when it looks for copies.
+    copy = None if checks else pixels.copy
+    if index.split is None and entry.split is None:
+        run = _before_cuts(experiment, label, keeps_duplicates=False)
+        split = split_dataset(run, label, index, copy).split
     counts = {name: _counts(split, values) for name, values in labels.items()}
     for name, column in columns_of(index).items():
         counts[name] = _counts(split, np.where(column.present, 1.0, np.nan))
 
-    pixels = read_pixels(entry.component, index, progress, faults(experiment.tasks))
     groups = groups_of_copies(pixels.copy)
     decisive = [index.annotations[name] for name in read_labels(experiment, index)]
     conflicting = [indices for indices in groups if disagree(indices, decisive)]
@@ -126,18 +137,21 @@ def check_data(
         conflicting=[keys[indices].tolist() for indices in conflicting],
         one_class=_one_class(labels),
         shared=keys[shared(groups, split)].tolist(),
-        fingerprint=_fingerprint(experiment, label, index),
+        excludes_duplicates=entry.exclude_duplicates != "none",
+        fingerprint=_fingerprint(experiment, label, index, copy),
     )
 
 
-def _before_cuts(experiment: Experiment, label: str) -> Experiment:
-    """Return an experiment in which all samples of the dataset are in their original splits."""
-    entry = evolve(
-        experiment.data[label],
-        labels=1.0,
-        limit=None,
-        exclude_duplicates="none",
-    )
+def _before_cuts(
+    experiment: Experiment, label: str, *, keeps_duplicates: bool = True
+) -> Experiment:
+    """Return an experiment in which all samples of the dataset are in their original splits.
+
+    keeps_duplicates: False if `exclude_duplicates` removes some, as before a run cuts the splits.
+    """
+    entry = evolve(experiment.data[label], labels=1.0, limit=None)
+    if keeps_duplicates:
+        entry = evolve(entry, exclude_duplicates="none")
     no_validation = evolve(experiment.input, validation=0.0)
     return evolve(experiment, data={label: entry}, input=no_validation)
 
@@ -146,8 +160,9 @@ def _fingerprint(
     experiment: Experiment,
     label: str,
     index: Index,
+    copy: np.ndarray | None,
 ) -> str:
-    dataset = split_dataset(experiment, label, index)
+    dataset = split_dataset(experiment, label, index, copy)
     return fingerprint_of([dataset], cache_size_of(JoinedSamples.join([dataset]), experiment))
 
 

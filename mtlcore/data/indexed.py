@@ -124,9 +124,11 @@ def split_dataset(
     experiment: Experiment,
     label: str,
     index: Index,
+    copy: np.ndarray | None = None,
 ) -> IndexedDataset:
     """Split the samples of a dataset that is already indexed.
 
+    copy: (n,) copies of each other, as in `Pixels`. By default, all images are read to find them.
     Raises MtlError for an unknown column in `split` or `group`.
     """
     entry = experiment.data[label]
@@ -149,7 +151,8 @@ def split_dataset(
         without_split["they belong to no split"] = np.flatnonzero(split == "")
     used = np.ones(n, dtype=bool)
     if entry.exclude_duplicates != "none":
-        copy = read_pixels(entry.component, index).copy
+        if copy is None:
+            copy = read_pixels(entry.component, index).copy
         # Copies that remain must not be separated when the run cuts a split.
         group = together(copy, group, numbering_order(index.keys, split))
         without_split |= excluded(entry.exclude_duplicates, copy, split, labels)

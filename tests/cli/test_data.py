@@ -74,6 +74,8 @@ def test_text_has_the_counts_the_faults_and_what_to_type(config, capsys) -> None
     assert "1 of these groups with conflicting labels: train/cat/2.png = train/dog/2.png" in out
     assert "1 images of other splits that are also in train: test/cat/1.png" in out
     assert 'data.own.exclude_duplicates = "train" or "test"' in out
+    assert main(words(config, "--set", 'data.own.exclude_duplicates="test"')) == 0
+    assert "exclude them" not in capsys.readouterr().out
 
 
 def test_the_sheet_is_a_png(config, capsys) -> None:

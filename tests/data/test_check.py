@@ -20,6 +20,7 @@ from mtlcore.data.check import check_data
 from mtlcore.data.copies import together
 from mtlcore.data.dataset import open_data
 from mtlcore.data.folder import ImageFolder
+from mtlcore.data.indexed import open_dataset
 from mtlcore.evaluation.sheet import label_sheet
 
 KEYS = {
@@ -104,6 +105,21 @@ def test_unreadable_images_are_not_copies_of_each_other(folders):
 def test_a_dataset_without_official_splits_is_cut_as_in_a_run():
     report = checked(InMemory(100, cycle("ab", 100)), labels=0.1, limit=5)
     assert report.counts == {"kind": {"test": {"a": 10, "b": 10}, "train": {"a": 40, "b": 40}}}
+
+
+@pytest.mark.parametrize("which", ["train", "test"])
+def test_excluded_duplicates_change_the_cut_as_in_a_run(which, tmp_path):
+    for i in range(60):
+        name = "dog" if i in (0, 3) or i >= 30 else "cat"
+        image(tmp_path / name / f"{i:02}.png", 4 * (i // 3))
+    dataset = ImageFolder(tmp_path, annotation="kind")
+    run = experiment({"own": DataEntry(dataset, exclude_duplicates=which)}, validation=0.0)
+    report = check_data(run, "own")
+    expected = open_dataset(run, "own")
+    assert report.split.tolist() == expected.split.tolist()
+    assert not report.shared
+    assert len(report.conflicting) == 2
+    assert report.fingerprint == open_data(run).data.fingerprint
 
 
 def test_every_annotation_is_counted_and_numbers_count_as_given():

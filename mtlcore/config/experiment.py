@@ -109,8 +109,8 @@ class DataEntry(Settings):
     limit: maximum number of samples of each split (default: all).
     split: annotation or attribute with the split of each sample (default: the official splits).
     group: annotation or attribute that groups samples. Samples of one group (such as a person) stay
-        in one split (default: the dataset's own groups). A sample without a group is a group of its
-        own.
+        in one split, unless official splits divide them (default: the dataset's own groups). A
+        sample without a group is a group of its own.
     weight: how often its samples are drawn, relative to other datasets.
     max_bad: number of malformed or unreadable samples to skip. More of them stop the run.
     exclude_duplicates: find copies by their decoded pixels, which decodes each image once more.

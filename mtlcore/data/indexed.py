@@ -19,7 +19,7 @@ from ..contracts.texts import Texts
 from ..errors import MtlError, first_few, nearest
 from .aligned import check_columns, columns_of
 from .copies import excluded, numbering_order, read_pixels, together
-from .groups import with_own_groups, without_group
+from .groups import group_notes, with_own_groups
 from .split_names import split_name
 from .splits import Rules, assign, is_labeled, strata_of
 
@@ -38,7 +38,7 @@ class IndexedDataset:
     labeled: (n,) bool, samples that keep their labels.
     without_split: reason -> the number of samples that are in no split, because the dataset assigns
         none or because `exclude_duplicates` removes them.
-    without_group: the number of samples whose group is not known, if there are groups.
+    group_notes: note -> the number of samples or groups that it is about.
     """
 
     label: str
@@ -47,7 +47,7 @@ class IndexedDataset:
     split: Categories
     labeled: np.ndarray
     without_split: dict[str, int] = field(factory=dict)
-    without_group: int = 0
+    group_notes: dict[str, int] = field(factory=dict)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -78,13 +78,8 @@ class IndexedDataset:
         for reason, names in skipped.names.items():
             examples = first_few(names, EXAMPLES)
             lines.append(f"data.{self.label}: {len(names)} left out, {reason}: {examples}")
-        for note, n in self.index.skipped.notes.items():
+        for note, n in (self.index.skipped.notes | self.group_notes).items():
             lines.append(f"data.{self.label}: {n} {note}")
-        if self.without_group:
-            lines.append(
-                f"data.{self.label}: {self.without_group} samples have no group; each of them is a "
-                "group of its own"
-            )
         others = [name for name in self.split.used() if name not in EXPECTED_SPLITS]
         if others:
             n = int(self.split.isin(*others).sum())
@@ -135,10 +130,6 @@ def split_dataset(
     n = len(index)
 
     split, group = _split_and_group(label, entry, index)
-    unknown = np.zeros(n, dtype=bool)
-    if group is not None:
-        unknown = without_group(group)
-        group = with_own_groups(group, unknown, index.keys)
     validation = experiment.input.validation
     if not has_labels(index):
         # Its images serve the pretexts alone: none of them is set aside for the metrics of tasks.
@@ -150,11 +141,12 @@ def split_dataset(
     if split is not None:
         without_split["they belong to no split"] = np.flatnonzero(split == "")
     used = np.ones(n, dtype=bool)
+    linked = group
     if entry.exclude_duplicates != "none":
         if copy is None:
             copy = read_pixels(entry.component, index).copy
         # Copies that remain must not be separated when the run cuts a split.
-        group = together(copy, group, numbering_order(index.keys, split))
+        linked = together(copy, group, numbering_order(index.keys, split))
         without_split |= excluded(entry.exclude_duplicates, copy, split, labels)
         used[np.concatenate(list(without_split.values()))] = False
 
@@ -166,9 +158,10 @@ def split_dataset(
         entry.limit,
     )
     strata = _strata(experiment, index, labels)
-    names, labeled = _assigned(rules, index.keys, strata, split, group, used)
+    names, labeled = _assigned(rules, index.keys, strata, split, linked, used)
     counts = {reason: len(indices) for reason, indices in without_split.items()}
-    return IndexedDataset(label, entry, index, names, labeled, counts, int(unknown.sum()))
+    notes = group_notes(group, names)
+    return IndexedDataset(label, entry, index, names, labeled, counts, notes)
 
 
 def _assigned(
@@ -243,6 +236,8 @@ def _split_and_group(
         split = column.rename(lambda name: split_name(name) or name)
     if entry.group is not None:
         group = _column(index, entry.group, f"data.{label}.group")
+    if group is not None:
+        group = with_own_groups(group, index.keys)
     return split, group
 
 

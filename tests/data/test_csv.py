@@ -132,6 +132,21 @@ def test_a_sample_without_a_group_is_a_group_of_its_own(name, tmp_path):
         assert len({found[f"{i + k:03d}.png"] for k in range(4)}) == 1
 
 
+def test_groups_that_official_splits_divide_are_reported(tmp_path):
+    folds = ["train", "test", "train", "train", "holdout", "test", "", "test"]
+    people = ["ann", "ann", "ben", "ben", "ben", "eve", "eve", ""]
+    rows = [f"{i}.png,a,{row[0]},{row[1]}\n" for i, row in enumerate(zip(folds, people))]
+    file = table(tmp_path, "path,kind,fold,person\n" + "".join(rows))
+    entry = DataEntry(Csv(file), split="fold", group="person")
+    run = experiment({"own": entry}, validation=0.0)
+    lines = split_dataset(run, "own", Csv(file).index()).report_lines(Skipped())
+    assert lines[1:3] == [
+        "data.own: 1 samples have no group; each of them is a group of its own",
+        "data.own: 2 groups are in several splits, since official splits stay as they are: "
+        "ann, ben",
+    ]
+
+
 def test_a_split_column_may_hold_any_usual_name_and_others_are_reported(people):
     lines = people.read_text().splitlines()
     fold = ["fold", "Training", "TRAIN", "dev", "Val", "holdout", "testing"]

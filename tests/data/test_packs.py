@@ -329,6 +329,19 @@ def test_a_changed_source_is_named(photos, tmp_path):
     assert not Packed(out).index().skipped.notes
 
 
+def test_a_change_in_a_deep_folder_is_named(tmp_path):
+    source, out = tmp_path / "photos", tmp_path / "pack"
+    for kind in ("cat", "dog"):
+        (source / "train" / kind / "2024" / "05").mkdir(parents=True)
+        Image.new("RGB", (6, 4), "red").save(source / "train" / kind / "2024" / "05" / "1.png")
+    (source / "train" / "cat" / "2024" / "all").symlink_to(source)
+    packed(source, out)
+    assert not Packed(out).index().skipped.notes
+    Image.new("RGB", (6, 4), "red").save(source / "train" / "cat" / "2024" / "05" / "2.png")
+    (note,) = Packed(out).index().skipped.notes
+    assert "train/cat/2024/05/2.png" in note
+
+
 def test_a_pack_of_changed_points_is_named(tmp_path):
     table = tmp_path / "table.csv"
     Image.new("RGB", (6, 4)).save(tmp_path / "a.png")

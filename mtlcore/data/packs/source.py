@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,7 @@ from ..aligned import columns_of
 from ..column_bytes import column_bytes
 from .manifest import Manifest, Source
 
-DEEPEST = 2  # levels of folders whose modification times are compared
-MOST_FOLDERS = 10_000
+MOST_FOLDERS = 10_000  # whose modification times are compared
 CHANGED = "differ from the source {where}, which changed later, such as {key}: pack it again"
 
 
@@ -55,11 +55,11 @@ def digest_of(index: Index) -> str:
 def seen_now(dataset: Dataset) -> dict[str, list[int]]:
     """Return how the files of a dataset look: path -> [size, modification time in ns].
 
-    Folders count with the folders in them, not with the files in them.
+    Folders count with all folders below them, up to `MOST_FOLDERS`, not with the files in them.
     """
     found: dict[str, list[int]] = {}
     for path in _paths(dataset):
-        for entry in _folders(path, DEEPEST):
+        for entry in _folders(path):
             if len(found) >= MOST_FOLDERS:
                 return found
             try:
@@ -133,14 +133,24 @@ def _paths(dataset: Dataset) -> list[Path]:
     return found
 
 
-def _folders(path: Path, deepest: int) -> Iterator[Path]:
-    """Yield a path, then the folders in it, by name."""
-    yield path
-    if deepest and path.is_dir():
-        try:
-            with os.scandir(path) as entries:
-                names = sorted(entry.name for entry in entries if entry.is_dir())
-        except OSError:
-            return
-        for name in names:
-            yield from _folders(path / name, deepest - 1)
+def _folders(path: Path) -> Iterator[Path]:
+    """Yield a path, then the folders below it, level by level, each folder once."""
+    waiting, known = deque([path]), {path.resolve()}
+    while waiting:
+        folder = waiting.popleft()
+        yield folder
+        for inner in _folders_in(folder):
+            place = inner.resolve()
+            if place not in known:  # a link may lead back to a folder above
+                known.add(place)
+                waiting.append(inner)
+
+
+def _folders_in(path: Path) -> list[Path]:
+    """Return the folders in a folder, by name; none if it is a file or can't be listed."""
+    try:
+        with os.scandir(path) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir())
+    except OSError:
+        return []
+    return [path / name for name in names]

@@ -15,7 +15,9 @@ from toys import Plain
 from mtlcore import Classification, SupervisedTask
 from mtlcore.config.experiment import DataEntry
 from mtlcore.data.dataset import open_data
+from mtlcore.evaluation.groups import group_of, without_groups
 from mtlcore.evaluation.measure import Measured, measure
+from mtlcore.study.training import rounded
 
 N = 40
 RACES = np.array(["x", "y", "", "z"])[np.arange(N) % 4]
@@ -74,3 +76,14 @@ def test_a_group_without_a_labeled_sample_is_left_out():
     found = measured(Classification(reads="kind", by=("who",)), {"who": labeled})
     assert [name for name in found.metrics if "[who=unlabeled]" in name] == []
     assert found.metrics["kind/n[who=labeled]"] == sum(name != "" for name in LABELS)
+
+
+def test_a_metric_is_of_a_group_only_if_the_group_was_counted():
+    all_samples = {"size/mae": 3.0, "size/mae_x [mm]": 1.0, "size/mae_y [mm]": 2.0}
+    of_group = {f"{name}[sex=f]": value for name, value in all_samples.items()}
+    metrics = all_samples | {"size/n[sex=f]": 4.0} | of_group
+    assert without_groups(metrics) == all_samples
+    assert rounded(metrics) == all_samples
+    assert {group_of(name, metrics) for name in of_group} == {"sex=f"}
+    # The count of another task is not one of this task.
+    assert group_of("size/mae[sex=f]", ["size/mae[sex=f]", "kind/n[sex=f]"]) == ""

@@ -200,6 +200,18 @@ def test_a_card_of_validation_counts_the_labels_of_each_task_and_escapes_names()
     assert 'pipeline_tag: "image-classification"' in card
 
 
+def test_a_unit_in_brackets_is_no_group_in_a_card() -> None:
+    metrics = {"age/mae": 3.0, "age/mae_x [mm]": 1.0, "age/mae_y [mm]": 2.0}
+    provenance = {"labels": {"sight": {}, "age": {}}}
+    card = model_card(CARD, {"size": [16, 16]}, provenance, metrics, "")
+    assert "| age/mae_x [mm] | 1.0000 |\n| age/mae_y [mm] | 2.0000 |" in card
+    assert "by group" not in card
+    metrics |= {f"{name}[sex=f]": value for name, value in metrics.items()} | {"age/n[sex=f]": 4.0}
+    card = model_card(CARD, {"size": [16, 16]}, provenance, metrics, "")
+    assert "| group | mae | mae_x [mm] | mae_y [mm] | n |" in card
+    assert "| sex=f | 3.0000 | 1.0000 | 2.0000 | 4 |" in card
+
+
 def test_a_card_names_maps_and_points_and_gets_no_tag_of_another_task() -> None:
     tasks = {
         "places": Segmentation(reads="places", classes=("sky", "sea")),

@@ -27,6 +27,7 @@ from rich.table import Column
 from rich.text import Text
 
 from ..contracts import CallbackContext
+from ..evaluation.groups import without_groups
 from ..stdout import lossy_stdout
 from .progress import ProgressReporter, SilentReporter
 
@@ -123,9 +124,9 @@ class Bars(ProgressReporter):
 
     def _show_metrics(self, row: Mapping[str, Any]) -> None:
         metrics = []
-        for name, value in row.items():
-            # "[" marks the metrics of a group, such as accuracy[race=white]: too many for one line.
-            if name != "step" and "[" not in name:
+        # The metrics of all groups are too many for one line.
+        for name, value in without_groups(row).items():
+            if name != "step":
                 metrics.append(f"{name.removeprefix('validation/')} {value:.3f}")
         self.note(f"step {row['step']}, validation: {'  '.join(metrics)}")
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ..callbacks.bars import Bars
 from ..contracts import CallbackContext
+from ..evaluation.groups import without_groups
 from ..run import Run
 from ._shared import print_line
 
@@ -34,17 +35,11 @@ def metrics_table(title: str, metrics: Mapping[str, float]) -> Table:
     return table
 
 
-def is_of_group(metric: str) -> bool:
-    """Whether a metric is that of a group, such as "fer/accuracy[race=white]"."""
-    return "[" in metric.partition("/")[2]
-
-
 def headline(metrics: Mapping[str, float]) -> str:
     """The first metric of each task, in one line: what a reader looks for at the end."""
     first: dict[str, str] = {}
-    for name, value in metrics.items():
-        if not is_of_group(name):
-            first.setdefault(name.partition("/")[0], f"{name} {value:.4f}")
+    for name, value in without_groups(metrics).items():
+        first.setdefault(name.partition("/")[0], f"{name} {value:.4f}")
     return "  ".join(first.values())
 
 

@@ -53,8 +53,9 @@ def evaluate(
         Print JSON, with all groups.
     """
     from ..callbacks.bars import Bars
+    from ..evaluation.groups import without_groups
     from ..run import Run
-    from ._progress import headline, is_of_group, metrics_table
+    from ._progress import headline, metrics_table
     from ._shared import console, print_json, print_line
 
     found = []
@@ -80,7 +81,7 @@ def evaluate(
     where = f"{result.run}  {result.checkpoint}  {result.data}/{result.split}"
     counts = [f"{n} with a label of {label}" for label, n in result.n.items()]
     title = f"{where}  {', '.join(counts)}"
-    shown = {k: v for k, v in result.metrics.items() if groups or not is_of_group(k)}
+    shown = result.metrics if groups else without_groups(result.metrics)
     console.print(metrics_table(title, shown))
     hidden = len(result.metrics) - len(shown)
     if hidden:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..evaluation.evaluate import Evaluation
+from ..evaluation.groups import group_of, without_groups
 from ..evaluation.responsible_use import NAME as RESPONSIBLE_USE
 
 UNKNOWN = "not stated"
@@ -165,9 +166,9 @@ def _metrics(
         metrics = measured
     else:
         return "## Metrics\n\nThe run measured none at the step of these weights."
-    of_all = {name: value for name, value in metrics.items() if not name.endswith("]")}
     lines = ["## Metrics", "", title, "", "| metric | value |", "|---|---|"]
-    lines += [f"| {name} | {value:.4f} |" for name, value in of_all.items()]
+    for name, value in without_groups(metrics).items():
+        lines.append(f"| {_cell(name)} | {value:.4f} |")
     for label in config["answers"]:
         lines += _groups(label, metrics)
     return "\n".join(lines)
@@ -182,15 +183,17 @@ def _groups(label: str, metrics: Mapping[str, float]) -> list[str]:
     """Return a table of the metrics of one task by group: "<task>/<metric>[<group>]"."""
     groups: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
-        metric, mark, group = name.removeprefix(f"{label}/").partition("[")
-        if mark and name.startswith(f"{label}/"):
-            groups.setdefault(group.removesuffix("]"), {})[metric] = value
+        group = group_of(name, metrics)
+        if group and name.startswith(f"{label}/"):
+            metric = name.removeprefix(f"{label}/").removesuffix(f"[{group}]")
+            groups.setdefault(group, {})[metric] = value
     if not groups:
         return []
 
     columns = list(next(iter(groups.values())))
     lines = ["", f"{label} by group; n is the number of labeled images:", ""]
-    lines += [f"| group | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    titles = " | ".join(map(_cell, columns))
+    lines += [f"| group | {titles} |", "|---" * (len(columns) + 1) + "|"]
     for group, values in groups.items():
         cells = [f"{values[c]:.0f}" if c == "n" else f"{values[c]:.4f}" for c in columns]
         lines.append(f"| {_cell(group)} | {' | '.join(cells)} |")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..evaluation.groups import without_groups
 from .blocks import Block, Chart, Charts, Missing, Text
 from .charts import Series, line_chart
 from .numbers import shown
@@ -45,7 +46,7 @@ def _of_validation(evaluations: Sequence[Row]) -> list[Block]:
         return [Missing("validation curves", why)]
     renamed = []
     for row in evaluations:
-        metrics = {k.removeprefix(VALIDATION): v for k, v in row.items() if "[" not in k}
+        metrics = {k.removeprefix(VALIDATION): v for k, v in without_groups(row).items()}
         renamed.append({**metrics, "step": row["step"]})
     if len(renamed) < FEWEST:
         return [

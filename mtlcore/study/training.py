@@ -25,6 +25,7 @@ from ..config.same import changed_keys
 from ..errors import MtlError, nearest
 from ..evaluation.best import best_by, directions
 from ..evaluation.evaluate import evaluate
+from ..evaluation.groups import without_groups
 from ..files import write_atomically, write_errors_as_mtl_error
 from ..model.views import NoTargetError
 from ..runs import RunFolder
@@ -298,8 +299,8 @@ def validation_metrics(folder: Path) -> Row:
 def rounded(metrics: dict[str, Any]) -> dict[str, float]:
     """Return the metrics with 6 decimals, without those of groups and those that are not finite."""
     found: dict[str, float] = {}
-    for name, value in metrics.items():
-        if "[" not in name and value is not None and math.isfinite(value):
+    for name, value in without_groups(metrics).items():
+        if value is not None and math.isfinite(value):
             found[name] = round(value, DECIMALS)
     return found
 

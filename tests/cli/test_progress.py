@@ -64,9 +64,10 @@ def test_the_terminal_shows_each_line_of_the_log(screen) -> None:
         bars.on_train_start(run)
         bars.on_log(run, {"step": 8, "lr": 0.1, "loss/fer": 0.5, "grad_norm": 1.0, "skipped": 0})
         metrics = {"validation/fer/accuracy": 0.25, "validation/fer/accuracy[race=white]": 0.5}
+        metrics |= {"validation/fer/n[race=white]": 4.0, "validation/size/mae_x [mm]": 2.0}
         bars.on_log(run, {"step": 8, **metrics})
     found = screen.getvalue()
     assert "8/8" in found
     assert "steps/s  fer 0.500\n" in found
     assert "skipped" not in found
-    assert "step 8, validation: fer/accuracy 0.250\n" in found
+    assert "step 8, validation: fer/accuracy 0.250  size/mae_x [mm] 2.000\n" in found

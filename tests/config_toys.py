@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from attrs import field, frozen
 from attrs.validators import ge, in_
@@ -123,7 +123,7 @@ class Strong(Augmentation):
 
 @frozen
 class Validation(Strong):
-    pass
+    lacks: ClassVar = {"random": "evaluation looks at each image in the same way"}
 
 
 @frozen

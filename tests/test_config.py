@@ -364,6 +364,10 @@ def test_conflicting_settings_are_reported_with_a_correction(
             ["schedule.milestones has no effect", '"cosine"', '"step"'],
         ),
         ("[task.faces]\n[schedule]\nname = 'constant'\ngamma = 0.5", ["schedule.gamma"]),
+        (
+            "[task.faces]\n[augment.validation]\nname = 'strong'",
+            ['[augment.validation] name = "strong"', "random numbers", '"validation"'],
+        ),
     ]:
         with subtests.test(text=text, facts=facts):
             line = problem(text, toys)

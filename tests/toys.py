@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -98,6 +98,8 @@ class ToyNet(nn.Module):
 @frozen
 class Plain(Augmentation):
     """Resize only."""
+
+    lacks: ClassVar = {"random": "it only resizes"}
 
     def view(self, images, size, rng):
         x = images.float() / 255

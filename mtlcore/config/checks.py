@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from ..errors import nearest
 from ..image_size import same_ratio, written
+from ..registry.components import component_name
 from .experiment import Experiment, Schedule
 
 
@@ -19,6 +20,7 @@ def conflicts(experiment: Experiment) -> Iterator[str]:
     yield from _sampling(experiment)
     yield from _views(experiment)
     yield from _mixing(experiment)
+    yield from _drawing(experiment)
     yield from _unlabeled(experiment)
     yield from _weighting(experiment)
     yield from _schedule(experiment)
@@ -133,6 +135,22 @@ def _mixing(experiment: Experiment) -> Iterator[str]:
                 f"pretext.{label} can't read images of [{found[0]}], which mixes samples (mixup, "
                 "cutmix): remove the pretext, or the operation that mixes"
             )
+
+
+def _drawing(experiment: Experiment) -> Iterator[str]:
+    """Refuse an evaluation that draws: an answer would depend on the other images of its batch.
+
+    An augmentation that draws nothing says so by `lacks`, where the conformance kit expects it.
+    """
+    augmentation = experiment.augmentations.get("validation")
+    if augmentation is None or augmentation.mixes or "random" in augmentation.lacks:
+        return  # one that mixes has its own message
+    name = component_name(type(augmentation))
+    yield (
+        f'[augment.validation] name = "{name}": it draws random numbers, so the answer for an '
+        "image would depend on its place in the batch; expected one that draws nothing: set name = "
+        '"validation" (a class of a plugin declares it: lacks = {"random": "why"})'
+    )
 
 
 def _unlabeled(experiment: Experiment) -> Iterator[str]:

@@ -244,6 +244,9 @@ class Augmentation(Component):
 
     mixes: True if `view` mixes samples of the batch (mixup, cutmix). It is a class attribute, or a
     property if it depends on the fields.
+
+    [augment.validation] must draw nothing from `rng`, so that an answer depends on its image alone.
+    Such an augmentation declares it: lacks = {"random": "for evaluation"}.
     """
 
     kind = "augmentation"

@@ -23,7 +23,7 @@ from ..image_size import central_box
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 ORIENTATION = 0x0112  # the EXIF tag
 LARGEST_IMAGE = 1 << 29  # bytes of a file, 512 MiB: twice an uncompressed image of MAX_IMAGE_PIXELS
-EXIF_SEARCH_BYTES = 1 << 16  # a JPEG file has its EXIF block within these first bytes
+START_OF_SCAN = b"\xda"  # the marker of a JPEG file before its pixels
 
 
 def read_image(
@@ -48,8 +48,8 @@ def read_image(
 def decode_image(data: bytes, name: str) -> np.ndarray:
     """Decode the bytes of an image file to (H, W, 3) uint8 RGB.
 
-    EXIF rotation is applied. Gray, palette, CMYK and 16-bit images become 8-bit RGB. Transparent
-    pixels become white.
+    The rotation of EXIF, or of XMP without EXIF, is applied. Gray, palette, CMYK and 16-bit images
+    become 8-bit RGB. Transparent pixels become white.
 
     name: how the message of an MtlError calls the image. Raises MtlError for broken bytes.
     """
@@ -137,7 +137,7 @@ def _decode_plain_jpeg(data: bytes, name: str) -> np.ndarray | None:
         _refuse_bomb(width, height, name)
         if colors not in ("YCbCr", "Gray"):
             return None
-        if b"Exif" in data[:EXIF_SEARCH_BYTES] and _is_rotated(data):
+        if _may_be_rotated(data) and _is_rotated(data):
             return None
         image: np.ndarray = simplejpeg.decode_jpeg(data, "RGB")
         return image
@@ -146,6 +146,23 @@ def _decode_plain_jpeg(data: bytes, name: str) -> np.ndarray | None:
         if "remature end" in str(error):
             raise _unreadable(name, "the file is truncated") from error
         return None
+
+
+def _may_be_rotated(data: bytes) -> bool:
+    """Whether the segments before the pixels hold EXIF, or XMP with an orientation."""
+    head = _head(data)
+    return b"Exif" in head or b"tiff:Orientation" in head
+
+
+def _head(data: bytes) -> bytes:
+    """Return a JPEG file up to its pixels; all of it if its segments can't be followed."""
+    position = 2
+    # A segment: 0xFF, its marker, and its length in two bytes, which includes these two.
+    while data[position : position + 1] == b"\xff":
+        if data[position + 1 : position + 2] == START_OF_SCAN:
+            return data[:position]
+        position += 2 + int.from_bytes(data[position + 2 : position + 4])
+    return data
 
 
 def _is_rotated(data: bytes) -> bool:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mtlcore import MtlError, read_image
-from mtlcore.data.images import decode_image, shrink
+from mtlcore.data.images import _head, decode_image, from_pillow, shrink
 
 
 def photo(h: int = 40, w: int = 32, seed: int = 0) -> np.ndarray:
@@ -79,6 +79,23 @@ def test_exif_rotation_is_applied(form):
         found = decode_image(encoded(stored, form, exif=exif, **options), "x")
         assert found.shape == (24, 16, 3)
         assert np.abs(found.astype(int) - upright).max() <= (4 if form == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("pair", ['="6"', ">6<"])
+@pytest.mark.parametrize("profile", [0, 150_000])
+def test_an_orientation_in_xmp_alone_is_applied(pair, profile):
+    """Some editors write no EXIF. A color profile can be longer than a segment of 64 KiB."""
+    options = {"xmp": f"<x tiff:Orientation{pair}/>".encode(), "icc_profile": b"x" * profile}
+    data = encoded(Image.fromarray(photo(16, 24)), "JPEG", quality=90, **options)
+    assert b"Exif" not in data
+    found = decode_image(data, "x")
+    assert found.shape == (24, 16, 3)
+    np.testing.assert_array_equal(found, from_pillow(Image.open(io.BytesIO(data))))
+
+
+@pytest.mark.parametrize("data", [b"\xff\xd8\xff", b"\xff\xd8\xff\xff\xe0\0\2x"])
+def test_segments_that_cannot_be_followed_are_searched_to_the_end(data):
+    assert _head(data) == data
 
 
 def test_sixteen_bit_gray_is_scaled_not_clipped():

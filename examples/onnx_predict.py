@@ -16,7 +16,9 @@ def stored(path, height, width):
     image = ImageOps.exif_transpose(Image.open(path))
     if image.mode.startswith("I"):  # 16-bit gray: scaled, where Pillow would clip
         gray = np.asarray(image).astype(np.int64).clip(0, 65535)
-        image = Image.fromarray(((gray + 128) // 257).astype(np.uint8))
+        scaled = ((gray + 128) // 257).astype(np.uint8)
+        transparent = image.info.get("transparency")
+        image = Image.fromarray(np.where(gray == transparent, np.uint8(255), scaled))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

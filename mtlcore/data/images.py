@@ -194,6 +194,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         gray = np.asarray(image).astype(np.int64).clip(0, 65535)
         eight_bit = ((gray + 128) // 257).astype(np.uint8)
+        # A PNG file can name one gray value that is transparent (tRNS).
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int):
+            eight_bit[gray == transparent] = 255
         return Image.fromarray(eight_bit).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")

@@ -7,6 +7,7 @@ import struct
 import zlib
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from PIL import Image
 
 from mtlcore import MtlError, read_image
 from mtlcore.data.images import _head, decode_image, from_pillow, shrink
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def photo(h: int = 40, w: int = 32, seed: int = 0) -> np.ndarray:
@@ -96,6 +99,26 @@ def test_an_orientation_in_xmp_alone_is_applied(pair, profile):
 @pytest.mark.parametrize("data", [b"\xff\xd8\xff", b"\xff\xd8\xff\xff\xe0\0\2x"])
 def test_segments_that_cannot_be_followed_are_searched_to_the_end(data):
     assert _head(data) == data
+
+
+def test_a_gray_value_that_is_transparent_becomes_white_in_sixteen_bits():
+    values = np.array([[0, 257, 32896, 32897]], dtype=np.uint16)
+    data = encoded(Image.fromarray(values), "PNG", transparency=32896)
+    assert decode_image(data, "x")[0, :, 0].tolist() == [0, 1, 255, 128]
+
+
+def test_the_onnx_example_reads_the_same_pixels():
+    """The example stands alone, so it has its own function for this."""
+    text = (ROOT / "examples" / "onnx_predict.py").read_text()
+    names: dict[str, Any] = {}
+    exec(text.partition("session = ")[0].replace("import onnxruntime", ""), names)
+    values = np.array([[0, 257, 32896, 32897]], dtype=np.uint16)
+    gray = encoded(Image.fromarray(values), "PNG", transparency=32896)
+    turned = encoded(Image.fromarray(photo()), "JPEG", xmp=b'<x tiff:Orientation="6"/>')
+    for data in (gray, turned):
+        own = decode_image(data, "x")
+        found = names["stored"](io.BytesIO(data), *own.shape[:2])
+        np.testing.assert_array_equal(found.transpose(1, 2, 0), own)
 
 
 def test_sixteen_bit_gray_is_scaled_not_clipped():

@@ -52,7 +52,8 @@ for path in sys.argv[2:]:
     image = stored(path, *meta["input"]["shape"][2:])
     found = session.run(list(meta["tasks"]), {meta["input"]["name"]: image[None]})
     answers = {
-        label: answer(numbers[0], task["form"], task["names"])
+        # The names of a map are those of its classes, and not of its numbers.
+        label: answer(numbers[0], task["form"], [] if task.get("shape") else task["names"])
         for (label, task), numbers in zip(meta["tasks"].items(), found)
     }
     print(json.dumps({"file": path, "answers": answers}))

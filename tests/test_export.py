@@ -85,6 +85,7 @@ def test_the_metadata_say_what_a_reader_needs(run, onnx_file):
         "form": "label",
         "names": ["a", "b", "c", "d"],
         "unit": "probability",
+        "shape": "",
     }
     assert found["tasks"]["images"]["form"] == "labels"
     assert found["data"] == {"dots": {"component": "dots", "license": "not stated"}}

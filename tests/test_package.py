@@ -28,10 +28,11 @@ from mtlcore import (
 )
 from mtlcore.cli import main
 from mtlcore.deployment.model_card import _pipeline_tag, _said, _usage, model_card
-from mtlcore.deployment.package import _answers
 from mtlcore.evaluation.evaluate import empty_network
 from mtlcore.model.preprocess import Preprocess
+from mtlcore.prediction.described import described_answers
 from mtlcore.prediction.predictor import predictor_of_network
+from mtlcore.serve.metadata import metadata_of_predictor
 from mtlcore.tasks.dense.dense_regression import DenseRegression
 from mtlcore.tasks.dense.landmarks import Landmarks
 from mtlcore.tasks.dense.segmentation import Segmentation
@@ -227,7 +228,8 @@ def test_a_card_names_maps_and_points_and_gets_no_tag_of_another_task() -> None:
         train=Train(steps=1),
     )
     net, preprocess = empty_network(experiment), Preprocess.of(experiment)
-    answers = _answers(predictor_of_network(net, experiment, preprocess, None, 1, False))
+    predictor = predictor_of_network(net, experiment, preprocess, None, 1, False)
+    answers = described_answers(predictor)
     said = {label: _said(answer) for label, answer in answers.items()}
     assert said == {
         "places": "a map of sky, sea",
@@ -241,6 +243,24 @@ def test_a_card_names_maps_and_points_and_gets_no_tag_of_another_task() -> None:
         "depth": {},
         "eyes": {"pipeline_tag": "keypoint-detection"},
         "sizes": {},
+    }
+
+    of_labels = "as in the labels of the training data"
+    shapes = {"places": "map", "depth": "map", "eyes": "points", "sizes": ""}
+    units = {
+        "places": ("number of the class, from 0", "probability"),
+        "depth": (of_labels, of_labels),
+        "eyes": ("pixels of the image", "pixels of input.size"),
+        "sizes": (of_labels, of_labels),
+    }
+    exported = described_answers(predictor, exported=True)
+    assert {label: answer["shape"] for label, answer in exported.items()} == shapes
+    assert exported["places"]["names"] == ["sky", "sea"]
+    for label, (answered, in_file) in units.items():
+        assert (answers[label]["unit"], exported[label]["unit"]) == (answered, in_file)
+    assert metadata_of_predictor(predictor)["tasks"]["places"] == {
+        "component": "segmentation",
+        **answers["places"],
     }
 
 

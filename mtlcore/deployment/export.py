@@ -22,6 +22,7 @@ from ..contracts.answers import PRESENT
 from ..errors import MtlError
 from ..evaluation.decoded import decoded_predictions
 from ..files import refuse_existing
+from ..prediction.described import described_answers
 from ..prediction.predictor import Predictor, predictor_of
 from ..runs import RunFolder
 from .graph import (
@@ -135,14 +136,8 @@ def metadata_of(
     preprocess = predictor.preprocess
     provenance = folder.provenance()
     tasks: dict[str, dict[str, Any]] = {}
-    for label, task in predictor.tasks.items():
-        answer_format = task.answer_format()
-        tasks[label] = {
-            "component": _component_name(provenance, f"task.{label}"),
-            "form": answer_format.form,
-            "names": list(answer_format.names),
-            "unit": unit_of(answer_format),
-        }
+    for label, described in described_answers(predictor, exported=True).items():
+        tasks[label] = {"component": _component_name(provenance, f"task.{label}"), **described}
     data: dict[str, dict[str, str]] = {}
     for label, entry in experiment.data.items():
         data[label] = {
@@ -166,13 +161,6 @@ def metadata_of(
         "trained_with": provenance.get("versions", {}),
         "exported_with": {"mtlcore": __version__, "torch": version("torch")},
     }
-
-
-def unit_of(answer_format: AnswerFormat) -> str:
-    """Return the unit of the numbers of a task, in words."""
-    if answer_format.form != "values":
-        return "probability"
-    return answer_format.unit or "as in the labels of the training data"
 
 
 def _component_name(provenance: Mapping[str, Any], path: str) -> str:

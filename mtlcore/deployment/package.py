@@ -34,7 +34,7 @@ from ..config.experiment import Experiment
 from ..config.overrides import Overrides
 from ..config.read import parse
 from ..config.write import component_table, tables_of
-from ..contracts import AlignedTask, Detector
+from ..contracts import Detector
 from ..errors import MtlError
 from ..evaluation.evaluate import Evaluation, empty_network, inference_network, torch_device
 from ..evaluation.responsible_use import NAME as RESPONSIBLE_USE
@@ -50,12 +50,13 @@ from ..files import (
     write_errors_as_mtl_error,
 )
 from ..model.preprocess import Preprocess
+from ..prediction.described import described_answers
 from ..prediction.predictor import Predictor, detector_of, predictor_of_network
 from ..registry.lookup import missing_component
 from ..registry.plugin_file import MARK, PluginFile, split_entry
 from ..runs import RunFolder
 from ..weights import load_weights
-from .export import export_run, unit_of
+from .export import export_run
 from .model_card import model_card
 
 FORMAT = 1
@@ -104,7 +105,7 @@ def write_package(
     tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
     predictor = predictor_of_network(net, experiment, Preprocess.of(experiment), None, 1, False)
-    answers = _answers(predictor)
+    answers = described_answers(predictor)
     config = _config(folder, experiment, checkpoint.step, weights, answers)
     preprocessor = _preprocessor(experiment)
     provenance, text = folder.provenance(), _text_of(study)
@@ -243,21 +244,6 @@ def _config(
             },
         },
     }
-
-
-def _answers(predictor: Predictor) -> JsonObject:
-    """Task label -> form, names and unit of its numbers, and whether they are a map or points."""
-    columns = predictor.columns()
-    found: JsonObject = {}
-    for label, task in predictor.tasks.items():
-        own = [name.removeprefix(f"{label}/") for name in columns if name.startswith(f"{label}/")]
-        form, shape = task.answer_format(), ""
-        names = list(form.names) or own
-        if isinstance(task, AlignedTask):
-            shape = "points" if any(name.startswith("points/") for name in own) else "map"
-            names = list(task.classes)
-        found[label] = {"form": form.form, "names": names, "unit": unit_of(form), "shape": shape}
-    return found
 
 
 def _inference_tables(experiment: Experiment) -> JsonObject:

@@ -7,6 +7,7 @@ from pathlib import Path
 from .. import __version__
 from ..checkpoints import Which
 from ..errors import MtlError
+from ..prediction.described import described_answers
 from ..prediction.predictor import Predictor
 from ..registry.components import component_name
 from ..run import Run
@@ -36,10 +37,8 @@ def metadata_of_predictor(predictor: Predictor) -> Metadata:
     """Return what a predictor answers, and how it reads an image."""
     detector = predictor.detector
     tasks: Metadata = {}
-    for label, task in predictor.tasks.items():
-        form = task.answer_format()
-        component = component_name(type(task))
-        tasks[label] = {"component": component, "form": form.form, "names": list(form.names)}
+    for label, described in described_answers(predictor).items():
+        tasks[label] = {"component": component_name(type(predictor.tasks[label])), **described}
     try:
         preprocess = predictor.preprocess.as_data()
     except MtlError as error:  # an augmentation of a plugin

@@ -265,8 +265,11 @@ def test_metadata_describe_the_answers(client: TestClient) -> None:
         "component": "classification",
         "form": "label",
         "names": ["a", "b", "c", "d"],
+        "unit": "probability",
+        "shape": "",
     }
-    assert found["tasks"]["pose"]["names"] == ["yaw", "pitch", "roll"]
+    pose = found["tasks"]["pose"]
+    assert (pose["names"], pose["unit"]) == (["yaw", "pitch", "roll"], "degrees")
     assert (found["preprocess"]["stored"], found["preprocess"]["crop"]) == (20, 0.8)
     assert found["limits"]["max_bytes"] == 50_000
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mtlcore import load_run
 from mtlcore.cli import main
+from mtlcore.deployment.graph import read_metadata
 
 CONFIG = f"""
 plugins = ["{toys}"]
@@ -105,3 +106,9 @@ def test_a_run_of_all_dense_tasks_is_trained_evaluated_predicted_drawn_and_expor
     for file_format in ("torch-export", "onnx"):
         exported = load_run(run).export(tmp_path / f"model.{file_format}", file_format)
         assert set(exported.agreement) == {"classes", "depth", "normals", "corners"}
+        tasks = read_metadata(exported.path, file_format)["tasks"]
+        assert (tasks["classes"]["names"], tasks["classes"]["unit"]) == (
+            ["dark", "bright"],
+            "probability",
+        )
+        assert tasks["corners"]["unit"] == "pixels of input.size"

@@ -573,6 +573,25 @@ def test_a_wrong_command_is_one_message(
     assert message in capsys.readouterr().err
 
 
+@frozen
+class Unloadable(Halves):
+    """Its weights are missing."""
+
+    def build(self):
+        raise MtlError("nope.onnx can't be read")
+
+
+def test_a_detector_that_cannot_be_loaded_leaves_no_output(
+    run: Run, photos: Path, tmp_path: Path, capsys
+) -> None:
+    mtlcore.register(Unloadable)
+    outputs = ["--csv", str(tmp_path / "t.csv"), "--draw", str(tmp_path / "drawn")]
+    words = ["predict", str(run.path), str(photos), "--device", "cpu", *outputs]
+    assert main([*words, "--detector", "unloadable"]) == 2
+    assert "nope.onnx can't be read" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_file_is_overwritten(run: Run, photos: Path, tmp_path: Path, capsys) -> None:
     for name in ("00.png", "01.png"):
         shutil.copy(photos / name, tmp_path)

@@ -94,6 +94,7 @@ def predict(
         checkpoint=checkpoint,
         device=device,
     )
+    _ = predictor.detect  # it may fail to load: before any output begins
     counts = _write_predictions(predictor, found, csv, parquet, json, draw)
     if not json:
         predictions = "prediction" if counts.predictions == 1 else "predictions"

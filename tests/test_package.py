@@ -28,6 +28,9 @@ from mtlcore import (
 )
 from mtlcore.cli import main
 from mtlcore.deployment.model_card import _pipeline_tag, _said, _usage, model_card
+from mtlcore.encoders.resnet_small import ResnetSmall
+from mtlcore.encoders.timm_nets import Timm
+from mtlcore.encoders.vit_small import VitSmall
 from mtlcore.evaluation.evaluate import empty_network
 from mtlcore.model.preprocess import Preprocess
 from mtlcore.prediction.described import described_answers
@@ -265,11 +268,26 @@ def test_a_card_names_maps_and_points_and_gets_no_tag_of_another_task() -> None:
 
 
 def test_the_card_installs_each_package_and_names_plugin_files() -> None:
-    origins = {"encoder": ("swirls", "1.2"), "task.fer": ("mtlcore", "0.1.0")}
-    components = {path: {"package": a, "version": b} for path, (a, b) in origins.items()}
+    core = {"package": "mtlcore", "version": "0.1.0"}
+    components: dict[str, dict[str, str]] = {
+        "encoder": {"package": "swirls", "version": "1.2", "extra": ""},
+        "task.fer": core,
+    }
     usage = _usage({"plugins": {"mine.py": "0f"}, "components": components})
     assert 'pip install "mtlcore==0.1.0" "swirls==1.2"' in usage
     assert "mtl predict FOLDER photo.jpg --plugin mine.py" in usage
+    components["encoder"] = core | {"extra": "timm"}
+    usage = _usage({"plugins": {}, "components": components})
+    assert 'pip install "mtlcore[timm]==0.1.0"\n' in usage
+
+
+def test_the_card_installs_the_extra_that_the_encoder_needs(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert VitSmall.needs_extra == Timm.needs_extra == "timm"
+    monkeypatch.setattr(ResnetSmall, "needs_extra", "timm")
+    card = (trained.package(tmp_path / "p") / "README.md").read_text()
+    assert f'pip install "mtlcore[timm]=={mtlcore.__version__}"\n' in card
 
 
 @pytest.mark.slow

@@ -41,6 +41,7 @@ class Mlflow(Callback):
     """
 
     name = "mlflow"
+    needs_extra = "mlflow"
     cites = "Zaharia et al. 2018, Accelerating the Machine Learning Lifecycle with MLflow"
     reads_network = False
 

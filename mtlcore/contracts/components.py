@@ -116,6 +116,7 @@ class Component(ABC):
     lacks: capability that the conformance kit expects -> why this component does not have it:
     {"single_sample": "batch statistics need two samples"}. It is a class attribute, or a property
     if it depends on the fields.
+    needs_extra: the extra of its package that it needs: "timm" for `pip install "mtlcore[timm]"`.
     """
 
     kind: ClassVar[str]
@@ -123,6 +124,7 @@ class Component(ABC):
     family: ClassVar[bool] = False
     cites: ClassVar[str] = ""
     lacks: ClassVar[Mapping[str, str]] = {}
+    needs_extra: ClassVar[str] = ""
 
     @classmethod
     def members(cls) -> Mapping[str, type]:

@@ -111,12 +111,7 @@ def _cell(text: str) -> str:
 def _usage(config: Mapping[str, Any]) -> str:
     plugins = "".join(f", plugins=[{name!r}]" for name in config["plugins"])
     files = "".join(f" --plugin {name}" for name in config["plugins"])
-    packages = {
-        f'"{origin["package"]}=={origin["version"]}"'
-        for origin in config["components"].values()
-        if origin.get("package")
-    }
-    install = " ".join(sorted(packages)) or '"mtlcore"'
+    install = " ".join(_packages(config)) or '"mtlcore"'
     return f"""## How to use it
 
 ```
@@ -130,6 +125,20 @@ import mtlcore
 predictor = mtlcore.load_package("FOLDER"{plugins})
 print(predictor("photo.jpg")[0].answers)
 ```"""
+
+
+def _packages(config: Mapping[str, Any]) -> list[str]:
+    """Return the packages of all components as pip takes them: '"mtlcore[timm]==0.1.0"'."""
+    extras: dict[tuple[str, str], set[str]] = {}
+    for origin in config["components"].values():
+        if origin.get("package"):
+            found = extras.setdefault((origin["package"], origin["version"]), set())
+            found |= {origin["extra"]} if origin.get("extra") else set()
+    packages = []
+    for (name, number), of_package in sorted(extras.items()):
+        shown = f"[{','.join(sorted(of_package))}]" if of_package else ""
+        packages.append(f'"{name}{shown}=={number}"')
+    return packages
 
 
 def _data(config: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ from ..config.experiment import Experiment
 from ..config.overrides import Overrides
 from ..config.read import parse
 from ..config.write import component_table, tables_of
-from ..contracts import Detector
+from ..contracts import Component, Detector
 from ..errors import MtlError
 from ..evaluation.evaluate import Evaluation, empty_network, inference_network, torch_device
 from ..evaluation.responsible_use import NAME as RESPONSIBLE_USE
@@ -208,9 +208,13 @@ def _config(
     folder: RunFolder, experiment: Experiment, step: int, weights: bytes, answers: JsonObject
 ) -> JsonObject:
     provenance = folder.provenance()
-    needed = {"encoder", *(f"task.{label}" for label in experiment.tasks)}
+    recorded = provenance.get("components", {})
+    components: dict[str, Component] = {"encoder": experiment.encoder}
+    components |= {f"task.{label}": entry.component for label, entry in experiment.tasks.items()}
     origins = {
-        path: origin for path, origin in provenance.get("components", {}).items() if path in needed
+        path: recorded[path] | {"extra": component.needs_extra}
+        for path, component in components.items()
+        if path in recorded
     }
     files = {origin["file"] for origin in origins.values() if origin.get("file")}
     return {

@@ -70,6 +70,7 @@ class Timm(Encoder):
 
     name = "timm"
     family = True
+    needs_extra = "timm"
     model: str
     weights: str = files.NONE
     options: dict[str, Any] = field(factory=dict)

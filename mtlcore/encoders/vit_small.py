@@ -47,6 +47,7 @@ class VitSmall(Encoder):
     """
 
     cites = "Dosovitskiy et al. 2021, ICLR, arXiv:2010.11929; timm"
+    needs_extra = "timm"
 
     patch: int = field(default=4, validator=and_(ge(1), le(64)))
     width: int = field(default=192, validator=and_(ge(8), le(2048)))

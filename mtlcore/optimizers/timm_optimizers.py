@@ -41,6 +41,7 @@ class Timm(Optimizer):
 
     name = "timm"
     family = True
+    needs_extra = "timm"
     method: str
     lr: float = field(default=1e-3, validator=ranges.learning_rate)
     weight_decay: float = field(default=0.0, validator=ranges.decay)

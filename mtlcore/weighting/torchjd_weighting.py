@@ -60,6 +60,7 @@ class TorchJD(LossWeighting):
     """
 
     name = "torchjd"
+    needs_extra = "torchjd"
     family = True
     cites = "TorchJD: Quinton and Rey 2024, arXiv:2406.16232; and each method's own paper"
     method: str = field(converter=method_named)

@@ -55,6 +55,7 @@ class Faces(Detector):
     """
 
     name = "faces"
+    needs_extra = "faces"
     cites = "Xu et al. 2019, arXiv:1911.03599"
     threshold: float = field(default=0.5, validator=and_(gt(0.0), lt(1.0)))
     largest_px: int = field(default=768, validator=ge(SMALLEST))

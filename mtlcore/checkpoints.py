@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .errors import MtlError
-from .files import read_file, write_atomically
+from .files import in_shell, read_file, write_atomically
 from .sealed import damaged, digest, parse_json, seal_json, unseal_json
 
 FORMAT = 3
@@ -149,7 +149,7 @@ class Checkpoint:
             raise MtlError(
                 f"{self.path} has no ema.safetensors, but {run / 'config.toml'} has train.ema > 0: "
                 f"the EMA weights are missing. Copy the file from a backup of the run. To evaluate "
-                f"the weights without averaging: mtl eval {run} --set train.ema=0"
+                f"the weights without averaging: mtl eval {in_shell(run)} --set train.ema=0"
             )
         return ema
 

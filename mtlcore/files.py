@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import stat
 import uuid
@@ -156,6 +157,11 @@ def text_encoding(head: bytes) -> str:
     if not second and first > len(head) // 8:
         return "utf-16-be"
     return "utf-8"
+
+
+def in_shell(path: str | os.PathLike[str]) -> str:
+    """Return a path as one types it in a shell, for commands that users copy from messages."""
+    return shlex.quote(os.fspath(path))
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:

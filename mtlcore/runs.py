@@ -55,6 +55,7 @@ from .errors import MtlError, first_few
 from .files import (
     exists,
     flush_folder,
+    in_shell,
     is_file,
     is_folder,
     read_file,
@@ -153,7 +154,7 @@ class RunFolder:
         if exists(cls(path).config):
             raise MtlError(
                 f"{path} already holds a run: choose another --out, "
-                f"or resume it: mtl train --resume {path} (in Python: resume=True)"
+                f"or resume it: mtl train --resume {in_shell(path)} (in Python: resume=True)"
             )
         # Without config.toml: a copy of a run that was interrupted, or files of something else. A
         # run that was killed before it wrote that file has a run.json, too, but with less in it.
@@ -212,10 +213,11 @@ class RunFolder:
         if has_seal(text, tables):
             return tables
         found = [f"\n  {line}" for line in self._changes_by_hand(tables)]
+        run = in_shell(self.path)
         raise MtlError(
             f"{self.config} was changed or damaged after the run wrote it: its values do not have "
             "the checksum of its first line. Restore it. To change a setting, pass it: "
-            f"mtl train --resume {self.path} --set KEY=VALUE, or mtl eval {self.path} --set "
+            f"mtl train --resume {run} --set KEY=VALUE, or mtl eval {run} --set "
             f"KEY=VALUE{''.join(found)}"
         )
 
@@ -337,7 +339,8 @@ class RunFolder:
             best = self.checkpoint("best")
             instead = "" if best is None else f', or use "best", of step {best.step}'
             return f", although it has saved one: restore it from a backup of the run{instead}"
-        return f" yet: train the run to its first checkpoint: mtl train --resume {self.path}"
+        command = f"mtl train --resume {in_shell(self.path)}"
+        return f" yet: train the run to its first checkpoint: {command}"
 
     def save(self, which: Which, contents: Contents, keep_older: bool = False) -> Checkpoint:
         """Write a checkpoint, then remove the older ones of its kind, unless `keep_older`.

@@ -13,7 +13,7 @@ from ..config.read import MODULE_ATTRIBUTES
 from ..config.write import require_utf8
 from ..data.folder import split_folders
 from ..errors import MtlError, nearest
-from ..files import exists, is_folder, write_atomically, write_errors_as_mtl_error
+from ..files import exists, in_shell, is_folder, write_atomically, write_errors_as_mtl_error
 from .own_table import SPLIT, OwnTable, is_table, own_table
 
 Start = Literal["folders", "csv", "faces"]
@@ -264,7 +264,7 @@ def starter(
     facts = {
         "what": _WHAT[start],
         "label": label,
-        "file": file,
+        "file": in_shell(file),
         "root": data,
         "root_line": _line("file" if start == "csv" else "root", str(data)),
         "pretext": recipe.pretext,

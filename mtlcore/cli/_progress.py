@@ -15,6 +15,7 @@ from rich.text import Text
 from ..callbacks.bars import Bars
 from ..contracts import CallbackContext
 from ..evaluation.groups import without_groups
+from ..files import in_shell
 from ..run import Run
 from ._shared import print_line
 
@@ -51,4 +52,4 @@ def print_result(run: Run) -> None:
     skipped = f" ({summary['skipped']} skipped)" if summary["skipped"] else ""
     print_line(f"{summary['steps']} steps{skipped}, compute {summary['cpu_s']:.0f} CPU s")
     print_line(f"run folder: {run.path}")
-    print_line(f"evaluate it: mtl eval {run.path}")
+    print_line(f"evaluate it: mtl eval {in_shell(run.path)}")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from ..files import in_shell
 from ._options import ConfigFile, PluginFiles
 
 
@@ -60,5 +61,5 @@ def affinity(
         print_line(f"stopped; the same command resumes the study in {study.folder}")
         return stopped.exit_code if isinstance(stopped, Interrupted) else 130
     print_line(compare(study).table().as_format(format_))
-    print_line(f"\nthe arms: mtl study table {file}")
+    print_line(f"\nthe arms: mtl study table {in_shell(file)}")
     return 2 if report.errors else 0

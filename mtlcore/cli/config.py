@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ..errors import MtlError
+from ..files import in_shell
 from ._options import ConfigFile, Json, Overrides, PluginFiles
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def check(
     print_line(f"{config} is valid")
     for name, labels in parts.items():
         print_line(f"  {name}: {', '.join(labels) or 'none'}")
-    print_line(f"next: mtl train {config} --dry-run")
+    print_line(f"next: mtl train {in_shell(config)} --dry-run")
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files import in_shell
 from ._options import Overrides
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ def demo(*, out: Path | None = None, set_: Overrides = ()) -> int:
     try:
         _run(made)
     except (Interrupted, KeyboardInterrupt) as stopped:
-        print_line(f"stopped; this finishes the runs: mtl study run {folder / 'study.toml'}")
+        print_line(
+            f"stopped; this finishes the runs: mtl study run {in_shell(folder / 'study.toml')}"
+        )
         return stopped.exit_code if isinstance(stopped, Interrupted) else 130
     return 0
 
@@ -83,6 +86,9 @@ def _print_next(made: Demo) -> None:
     ):
         print_line(f"look at {folder / name}: {what}")
     print_line("try next:")
-    print_line(f"  mtl report {made.example_run().path} --out {folder / 'run.html'}")
-    print_line(f"  mtl study run {folder / 'study.toml'}    # first add seeds in this file")
+    run, page = made.example_run().path, folder / "run.html"
+    print_line(f"  mtl report {in_shell(run)} --out {in_shell(page)}")
+    print_line(
+        f"  mtl study run {in_shell(folder / 'study.toml')}    # first add seeds in this file"
+    )
     print_line("  mtl init    # a configuration for your own images")

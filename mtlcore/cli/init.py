@@ -45,7 +45,7 @@ def init(
         The TOML file to write.
     """
     from ..authoring.starter import STARTS, write_starter
-    from ..files import expanded
+    from ..files import expanded, in_shell
     from ._shared import print_line
 
     kind = for_ or _ask(f"What are your data? ({' | '.join(STARTS)})", "folders", "--for")
@@ -56,7 +56,7 @@ def init(
     more = None if unlabeled is None else expanded(unlabeled)
     write_starter(kind, expanded(where), file, reads or "label", more, network)
     print_line(f"wrote {file}: read and edit it")
-    print_line(f"try it: mtl train {file} --dry-run")
+    print_line(f"try it: mtl train {in_shell(file)} --dry-run")
     return 0
 
 

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from ..errors import MtlError
+from ..files import in_shell
 from ._options import ConfigFile, Overrides, PluginFiles
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def lr_find(
         _require_matplotlib()
     found = range_test(load(config, set_, plugin), low, high, steps)
     print_line(f"the loss falls fastest at optimizer.lr = {found.lr:.2g}")
-    print_line(f"use it: mtl train {config} --set optimizer.lr={found.lr:.2g} --out RUN")
+    file = in_shell(config)
+    print_line(f"use it: mtl train {file} --set optimizer.lr={found.lr:.2g} --out RUN")
     if plot is not None:
         _draw(found, plot)
         print_line(str(plot))

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from ..files import in_shell
 from ._options import Overrides
 
 
@@ -68,5 +69,5 @@ def package(
         overrides=set_,
     )
     print_line(f"package: {out}")
-    print_line(f"try it: mtl predict {out} photo.jpg")
+    print_line(f"try it: mtl predict {in_shell(out)} photo.jpg")
     return 0

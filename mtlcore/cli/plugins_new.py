@@ -27,9 +27,8 @@ def new(
     out
         Create the folder NAME in this one; default: the current folder.
     """
-    import shlex
-
     from ..authoring.scaffold import scaffold
+    from ..files import in_shell
     from ._shared import print_line
 
     folder = scaffold(name, kind, out)
@@ -38,6 +37,6 @@ def new(
     module = folder / f"{name}.py"
     print_line("")
     print_line(f"edit {module}")
-    print_line(f"check it: mtl plugins check {name} --plugin {module}")
-    print_line(f"install it: pip install --no-deps --editable {shlex.quote(str(folder))}")
+    print_line(f"check it: mtl plugins check {name} --plugin {in_shell(module)}")
+    print_line(f"install it: pip install --no-deps --editable {in_shell(folder)}")
     return 0

@@ -11,6 +11,7 @@ from attrs import define
 from cyclopts import Parameter
 
 from ..errors import MtlError
+from ..files import in_shell
 from ._options import Json, Overrides, PluginFiles
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def predict(
     if not source:
         raise MtlError(
             "nothing to predict: add images, folders, globs, tables or videos, such as: "
-            f"mtl predict {run} photos/"
+            f"mtl predict {in_shell(run)} photos/"
         )
     require_new(csv, parquet, draw)
     found = listing(source)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from ..files import in_shell
 from ._options import PluginFiles
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def new(
     file = out or config.with_name(f"{config.stem}-study.toml")
     study = new_study(config, vary, file, tune=tune, seeds=seeds, plugins=plugin)
     print_line(f"wrote {file}: {len(study.arms)} arms, {len(study.seeds)} seeds")
-    print_line(f"run it: mtl study run {file}")
+    print_line(f"run it: mtl study run {in_shell(file)}")
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from ..files import in_shell
 from ._options import ConfigFile, Json, Overrides, PluginFiles
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _print_outcome(outcome: Outcome, file: Path) -> None:
     console.print(table)
     for line in _texts(outcome):
         print_line(line)
-    print_line(f"train the setting with the best mean: mtl train {file} --out RUN")
+    print_line(f"train the setting with the best mean: mtl train {in_shell(file)} --out RUN")
 
 
 def _verdict(outcome: Outcome, setting: Setting) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ..errors import MtlError
+from ..files import in_shell
 from ._options import ConfigFile, Json, Overrides, PluginFiles
 
 if TYPE_CHECKING:
@@ -173,4 +174,4 @@ def _print_dry_run(found: DryRun, config: Path, out: Path | None) -> None:
         "plus evaluations"
     )
     print_line(f"memory: at least {total / 2**30:.2f} GiB")
-    print_line(f"train it: mtl train {config} --out {out or 'RUN'}")
+    print_line(f"train it: mtl train {in_shell(config)} --out {in_shell(out or 'RUN')}")

@@ -10,6 +10,7 @@ from typing import Any
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.groups import group_of, without_groups
 from ..evaluation.responsible_use import NAME as RESPONSIBLE_USE
+from ..files import in_shell
 
 UNKNOWN = "not stated"
 
@@ -110,7 +111,7 @@ def _cell(text: str) -> str:
 
 def _usage(config: Mapping[str, Any]) -> str:
     plugins = "".join(f", plugins=[{name!r}]" for name in config["plugins"])
-    files = "".join(f" --plugin {name}" for name in config["plugins"])
+    files = "".join(f" --plugin {in_shell(name)}" for name in config["plugins"])
     install = " ".join(_packages(config)) or '"mtlcore"'
     return f"""## How to use it
 

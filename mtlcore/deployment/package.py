@@ -42,6 +42,7 @@ from ..evaluation.responsible_use import responsible_use
 from ..files import (
     exists,
     flush_folder,
+    in_shell,
     is_file,
     read_file,
     removed_after_failure,
@@ -325,7 +326,7 @@ def _plugins(
         if sha256 not in hashes:
             raise MtlError(
                 f"{folder} needs the one-file plugin {name} with the SHA-256 {sha256}. A package "
-                f"contains no code, so pass the file: --plugin {name} (in Python: "
+                f"contains no code, so pass the file: --plugin {in_shell(name)} (in Python: "
                 f"plugins=[{name!r}])"
             )
     return [f"{file.path}{MARK}{file.sha256}" for file in files]

@@ -14,7 +14,14 @@ from ..config import load
 from ..config.experiment import Experiment
 from ..config.overrides import read_toml
 from ..errors import MtlError
-from ..files import decoded, exists, read_file, write_atomically, write_errors_as_mtl_error
+from ..files import (
+    decoded,
+    exists,
+    in_shell,
+    read_file,
+    write_atomically,
+    write_errors_as_mtl_error,
+)
 from ..registry.lookup import catalog_with
 from .axes import Axis, legal
 from .checks import prepared
@@ -153,11 +160,11 @@ def _text(
     options: Sequence[str],
 ) -> str:
     """Return the text of the study file."""
-    folder = file.absolute().parent
+    folder, name = file.absolute().parent, in_shell(file.name)
     lines = [
-        f"# Run it:            mtl study run {file.name}",
-        f"# What is left:      mtl study plan {file.name}",
-        f"# What it says:      mtl study table {file.name}",
+        f"# Run it:            mtl study run {name}",
+        f"# What is left:      mtl study plan {name}",
+        f"# What it says:      mtl study table {name}",
         "",
         f"config = {_quoted(os.path.relpath(config.absolute(), folder))}  # what all arms share",
         f"seeds = {list(range(seeds))}  # every arm runs with each; arms are compared seed by seed",

@@ -15,7 +15,7 @@ from ..config.overrides import Table, read_toml
 from ..config.problems import explain
 from ..config.strict import converter
 from ..errors import MtlError, nearest
-from ..files import decoded, exists, expanded, read_file
+from ..files import decoded, exists, expanded, in_shell, read_file
 from .definition import Definition
 from .plan import ROLES, STAGES, Plan
 from .results import Results
@@ -36,7 +36,7 @@ def read(file: Path, configs: Path | None = None) -> Definition:
     tables = read_tables(file)
     if "arms" not in tables and tables.keys() & EXPERIMENT:
         raise MtlError(
-            f"{file} is an experiment, not a study: `mtl study new {file} --vary "
+            f"{file} is an experiment, not a study: `mtl study new {in_shell(file)} --vary "
             "pretext=puzzling,rotation` writes a study of it"
         )
     definition = structured(tables, str(file))

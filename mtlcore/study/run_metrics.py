@@ -14,6 +14,7 @@ from attrs import frozen
 from ..errors import MtlError, first_few, nearest
 from ..evaluation.best import LOSS, directions
 from ..evaluation.evaluate import Progress
+from ..files import in_shell
 from ..runs import RunFolder
 from .arms_of_runs import Arm
 from .run_settings import RunRecord
@@ -125,5 +126,5 @@ def _no_result(run: RunRecord) -> str:
         return f"{run.path} diverged: with its seed, nothing is decided about its arm"
     return (
         f"{run.path} is not finished: with its seed, nothing is decided about its arm. "
-        f"Finish it: mtl train --resume {run.path}"
+        f"Finish it: mtl train --resume {in_shell(run.path)}"
     )

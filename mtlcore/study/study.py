@@ -17,6 +17,7 @@ from ..errors import MtlError
 from ..files import (
     decoded,
     exists,
+    in_shell,
     is_folder,
     read_file,
     write_atomically,
@@ -193,7 +194,7 @@ class Study:
     # ------------------------------------------------------------------------------------- files
 
     def _shown(self) -> str:
-        return f"mtl study run {self.file.name}" if self.file else self.definition.name
+        return f"mtl study run {in_shell(self.file.name)}" if self.file else self.definition.name
 
     def require_arms(self, arms: Sequence[str]) -> None:
         """Raise MtlError if the study has no arm with one of these names."""

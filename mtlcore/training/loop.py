@@ -13,6 +13,7 @@ from ..data.dataset import RunData
 from ..errors import MtlError
 from ..evaluation.best import LOSS, weighted_loss
 from ..evaluation.measure import Measured, measure, measure_pretexts
+from ..files import in_shell
 from .checkpoint import Checkpoints
 from .record import Diverged, Record
 from .result import Result, outcome, result_of
@@ -164,7 +165,7 @@ class RunLoop:
                 raise
             raise MtlError(
                 f"{error}; step {saved.step} is saved: when this works, "
-                f"resume with: mtl train --resume {folder.path}"
+                f"resume with: mtl train --resume {in_shell(folder.path)}"
             ) from error
 
     def _measure(self, indices: np.ndarray) -> None:

@@ -11,6 +11,7 @@ from types import FrameType
 import torch
 from attrs import define
 
+from ..files import in_shell
 from ..networks import sum_over_ranks
 from ..signals import handling
 
@@ -27,7 +28,8 @@ class Interrupted(Exception):  # noqa: N818 - not an error: a user stopped the r
     """
 
     def __init__(self, run: Path, step: int, signal: int | None = None) -> None:
-        super().__init__(f"stopped at step {step} and saved; resume with: mtl train --resume {run}")
+        command = f"mtl train --resume {in_shell(run)}"
+        super().__init__(f"stopped at step {step} and saved; resume with: {command}")
         self.signal = signal
 
     @property

@@ -109,14 +109,18 @@ def test_init_writes_a_configuration_that_trains(tmp_path, capsys, monkeypatch, 
         ("csv", "t.csv", ["--reads", "mood", "--network", "vit", "--unlabeled", "my photos/b"]),
     ]:
         with subtests.test(kind=kind, more=more):
-            file = f"{kind}{len(more)}.toml"
+            file = f"{kind} {len(more)}.toml"
             assert main(["init", "--for", kind, "--data", data, "--out", file, *more]) == 0
-            assert f"mtl train {file} --dry-run" in capsys.readouterr().out
-            assert (tmp_path / file).read_text().count("#") > 8
+            assert f"mtl train '{file}' --dry-run\n" in capsys.readouterr().out
+            text = (tmp_path / file).read_text()
+            assert text.count("#") > 8
+            assert f"mtl config show '{file}'." in text
             assert main(["config", "check", file]) == 0
             assert ("more" in load(file).data) == ("--unlabeled" in more)
             assert main(["data", "check", next(iter(load(file).data)), file, "--json"]) == 0
-            counts = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))
+            out = capsys.readouterr().out
+            assert f"next: mtl train '{file}' --dry-run\n" in out
+            counts = json.loads(out.partition("\n{")[2].join(["{", ""]))
             assert counts["unreadable"] == 0
 
 

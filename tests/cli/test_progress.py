@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from mtlcore import MtlError
 from mtlcore.callbacks import bars as bars_module
 from mtlcore.callbacks.bars import Bars
 from mtlcore.cli import _shared
 from mtlcore.cli._progress import metrics_table, print_result
+from mtlcore.cli.predict import predict
+from mtlcore.runs import RunFolder
+from mtlcore.training.stop import Interrupted
 
 NASTY = ["[/b]", "[red]x.txt", "a[", ":smile:", "c:\\["]
 
@@ -55,7 +60,22 @@ def test_the_last_lines_of_training_name_the_run_folder_as_it_is(screen, subtest
             folder = Path(name)
             summary = {"steps": 3, "skipped": 0, "cpu_s": 1.0}
             print_result(SimpleNamespace(path=folder, summary=summary))
-            assert f"run folder: {folder}\nevaluate it: mtl eval {folder}\n" in screen.getvalue()
+            typed = shlex.quote(name)
+            assert f"run folder: {folder}\nevaluate it: mtl eval {typed}\n" in screen.getvalue()
+
+
+def test_commands_in_messages_can_be_pasted(tmp_path: Path) -> None:
+    run = tmp_path / "a run"
+    typed = f"mtl train --resume {shlex.quote(str(run))}"
+    assert str(Interrupted(run, 3)).endswith(typed)
+    RunFolder(run).path.mkdir()
+    RunFolder(run).config.write_text("")
+    with pytest.raises(MtlError) as error:
+        RunFolder.refuse_existing(run)
+    assert f"{typed} (in Python" in str(error.value)
+    with pytest.raises(MtlError) as error:
+        predict(run)
+    assert str(error.value).endswith(f"mtl predict {shlex.quote(str(run))} photos/")
 
 
 def test_the_terminal_shows_each_line_of_the_log(screen) -> None:

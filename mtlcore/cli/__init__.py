@@ -91,6 +91,9 @@ IN_GROUPS = {
     ),
 }
 
+OUTPUTS = ("--out", "--csv", "--parquet", "--draw", "--plot", "--sheet")
+"""The options that name a file or folder to write."""
+
 app = App(
     name="mtl",
     help=(
@@ -159,9 +162,14 @@ def _require_working_folder() -> None:
 
 
 def _require_a_name(words: Sequence[str]) -> None:
-    """Raise MtlError if --out is empty, as of an unset variable: it would be the current folder."""
-    if "--out=" in words or ("--out", "") in pairwise(words):
-        raise MtlError("--out is empty: give a name, or `--out .` for the current folder")
+    """Raise MtlError if an output is empty, as of an unset variable.
+
+    It would be the current folder.
+    """
+    for option in OUTPUTS:
+        if f"{option}=" in words or (option, "") in pairwise(words):
+            instead = ", or `--out .` for the current folder" if option == "--out" else ""
+            raise MtlError(f"{option} is empty: give a name{instead}")
 
 
 def _print_error(message: str) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from mtlcore import MtlError
 from mtlcore.callbacks import bars as bars_module
 from mtlcore.callbacks.bars import Bars
-from mtlcore.cli import _shared
+from mtlcore.cli import _shared, main
 from mtlcore.cli._progress import metrics_table, print_result
 from mtlcore.cli.predict import predict
 from mtlcore.runs import RunFolder
@@ -76,6 +76,14 @@ def test_commands_in_messages_can_be_pasted(tmp_path: Path) -> None:
     with pytest.raises(MtlError) as error:
         predict(run)
     assert str(error.value).endswith(f"mtl predict {shlex.quote(str(run))} photos/")
+
+
+@pytest.mark.parametrize("option", ["--csv", "--parquet", "--draw", "--plot", "--sheet"])
+def test_an_empty_name_of_an_output_is_refused(option: str, capsys) -> None:
+    assert main(["predict", "run", "photo.jpg", option, ""]) == 2
+    assert main(["predict", "run", "photo.jpg", f"{option}="]) == 2
+    line = f"mtl: {option} is empty: give a name\n"
+    assert capsys.readouterr().err == 2 * line
 
 
 def test_the_terminal_shows_each_line_of_the_log(screen) -> None:

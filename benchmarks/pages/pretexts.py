@@ -30,7 +30,7 @@ CASES: tuple[tuple[str, str, tuple[tuple[str, str, str, str], ...]], ...] = (
     ),
     (
         "few labels, from scratch, faces",
-        '`puzzling` as a second view that the supervised head reads, too: `grid=2`, '
+        "`puzzling` as a second view that the supervised head reads, too: `grid=2`, "
         '`head="spatial"`, `weight=1.0`, `views.supervised="both"`',
         (
             ("fer2", "main", "puzzling_both", "sl_long"),

@@ -86,7 +86,8 @@ def note_of_change(manifest: Manifest, index: Index) -> tuple[str, int] | None:
         now = dataset.index()
     except MtlError:
         return None  # the source is not complete here, or its plugin is absent
-    same_labels = now.label_digest() == source.labels
+    # A pack of an earlier version does not know it.
+    same_labels = source.labels in ("", now.label_digest())
     if digest_of(now) == source.digest and same_labels:
         return None
     keys = changed_keys(index, now)

@@ -143,16 +143,20 @@ def experiments(draw: st.DrawFn) -> Experiment:
     data = draw(st.dictionaries(texts, datasets, max_size=1))
     data |= {"unlabeled": evolve(draw(datasets), unlabeled="keep")}
     further = draw(st.dictionaries(texts, augmentations, max_size=2))
+    entries = {name: draw(pretexts) for name in names[cut:]}
+    seen = draw(views)
+    if not any(entry.supervised and entry.samples == "all" for entry in entries.values()):
+        seen = evolve(seen, supervised="clean")  # "both" would have no effect
     return Experiment(
         encoder=draw(encoders),
         tasks={name: draw(tasks) for name in names[:cut]},
-        pretexts={name: draw(pretexts) for name in names[cut:]},
+        pretexts=entries,
         data=data,
         weighting=Equal(),
         augment=draw(augmentations),
         augmentations=DEFAULT_AUGMENTATIONS | further,
         input=draw(inputs),
-        views=draw(views),
+        views=seen,
         freeze=draw(freezes),
         optimizer=draw(optimizers),
         parameter_groups=draw(parameter_groups),

@@ -65,7 +65,8 @@ PRETEXTS: dict[str, PretextTask | None] = {
     "masked_image": MaskedImage(),
     "puzzling": Puzzling(),
     "puzzling with turned tiles": Puzzling(rotate=True),
-    "puzzling in three scales": Puzzling(scales=((1.01, 1.14), (1.0, 1.0), (0.57, 0.99))),
+    # Not below 0.8: three pixels of a smaller view may span `apart` pixels of the raw image.
+    "puzzling in three scales": Puzzling(scales=((1.01, 1.14), (1.0, 1.0), (0.8, 0.99))),
     "relative_location": RelativeLocation(),
     "rotation": Rotation(),
     "simclr": Simclr(),

@@ -94,6 +94,7 @@ def test_the_metadata_say_what_a_reader_needs(run, onnx_file):
     assert found["checkpoint"] == "last-00000002"
 
 
+@pytest.mark.slow
 def test_without_the_data_random_images_are_checked_and_torch_runs_the_file_alone(
     run, tmp_path, capsys
 ):

@@ -487,6 +487,7 @@ class Rounded(Brightened):
     undo_tolerance = 0.01
 
 
+@pytest.mark.slow
 def test_an_undo_that_rounds_declares_its_tolerance():
     undo = "undo_restores_the_image"
     assert kit.conformance("pretext", Brightened).outcome(undo).status == "failed"

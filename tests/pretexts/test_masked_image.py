@@ -200,6 +200,7 @@ def smooth(n: int, size: int, seed: int):
     return evolve(made, images=(images * 255).round().byte())
 
 
+@pytest.mark.slow
 def test_it_learns_to_restore_smooth_images_better_than_their_mean_color():
     task = MaskedImage(grid=3, ratio=0.3)
     exp = experiment((), augment=Plain(), size=24, encoder=Toy(width=16, norm="none"))

@@ -140,6 +140,7 @@ def test_a_bootstrap_interval_is_that_of_the_binomial_distribution() -> None:
     assert np.isnan(few.low)
 
 
+@pytest.mark.slow
 def test_a_fast_interval_is_that_of_updates_with_each_resample(subtests) -> None:
     """Of metrics that count classes, of means over samples, and of maps and points."""
     random = torch.Generator().manual_seed(0)

@@ -52,7 +52,7 @@ class Breaks(SilentReporter):
 # ---------------------------------------------------------------------------- evaluation fails
 
 
-@pytest.mark.parametrize("save_every", [100, 8, 5])
+@pytest.mark.parametrize("save_every", [100, pytest.param(8, marks=pytest.mark.slow), 5])
 def test_a_metric_that_raises_in_an_evaluation_loses_no_saved_step_and_is_named(
     tmp_path, monkeypatch, save_every
 ):

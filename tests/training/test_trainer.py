@@ -559,6 +559,7 @@ def test_the_dry_run_refuses_a_view_that_the_encoder_cannot_read(config, tmp_pat
         train(experiment(config), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_bf16_and_accumulation_train(config, tmp_path):
     result = train(
         experiment(

@@ -122,6 +122,7 @@ def test_steps_give_the_weights_and_the_log_of_a_run(load, tmp_path):
     assert [float(losses["quarter"]) for losses in shown] == rows[2]
 
 
+@pytest.mark.slow
 def test_run_takes_the_steps_that_are_left(load, tmp_path):
     experiment = load({"train.steps": 5})
     train(experiment, tmp_path / "run")
@@ -147,7 +148,7 @@ def test_a_saved_trainer_is_resumed(load, tmp_path):
     assert_same(state(trainer), state(again))
 
 
-@pytest.mark.parametrize("saves", [False, True])
+@pytest.mark.parametrize("saves", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_whose_last_step_was_taken_by_hand_is_evaluated_and_saved(load, tmp_path, saves):
     experiment = load({"train.steps": 3})
     train(experiment, tmp_path / "run")

@@ -72,6 +72,14 @@ log_every = 4
 TASKS = ("fer", "gender")
 # At the features a step has one micro-batch.
 NOT_AT_FEATURES = {name: w for name, w in STRATEGIES.items() if w.at != "features"}
+# Of TorchJD's strategies that read gradients, one stands for the others, which take the same path.
+ALIKE = ("torchjd:MGDA", "torchjd:PCGrad", "torchjd:IMTLG", "torchjd:AlignedMTL")
+GROUPS = ["all but those alike", pytest.param("alike", marks=pytest.mark.slow)]
+
+
+def of_group(strategies, group):
+    """The names of the strategies of a group."""
+    return [name for name in strategies if name.startswith(ALIKE) == (group == "alike")]
 
 
 def made_for(state, seed=0, **how):
@@ -93,8 +101,9 @@ def close(one, two, atol=1e-6):
 # ---------------------------------------------------------------------------- micro-batches
 
 
-def test_two_micro_batches_equal_the_joined_batch_and_may_lack_a_task(subtests):
-    for name in NOT_AT_FEATURES:
+@pytest.mark.parametrize("group", GROUPS)
+def test_two_micro_batches_equal_the_joined_batch_and_may_lack_a_task(group, subtests):
+    for name in of_group(NOT_AT_FEATURES, group):
         with subtests.test(name=name):
             two_micro_batches_equal_the_joined_batch(name)
             a_task_can_be_missing_from_one_micro_batch(name)
@@ -352,8 +361,9 @@ def test_a_run_that_stops_between_two_measurements_resumes_bit_for_bit(weighting
 # ---------------------------------------------------------------------------- bad and missing
 
 
-def test_neither_a_bad_batch_nor_an_absent_task_misleads_a_strategy(subtests):
-    for name in STRATEGIES:
+@pytest.mark.parametrize("group", GROUPS)
+def test_neither_a_bad_batch_nor_an_absent_task_misleads_a_strategy(group, subtests):
+    for name in of_group(STRATEGIES, group):
         with subtests.test(name=name):
             a_bad_batch_is_skipped_and_changes_nothing(name)
             the_head_of_an_absent_task_does_not_move(name)

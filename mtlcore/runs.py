@@ -265,13 +265,8 @@ class RunFolder:
 
     def checkpoint(self, which: Which = "last") -> Checkpoint | None:
         """Return the newest complete checkpoint of a kind, or None."""
-        newest: Checkpoint | None = None
-        # By name, so last-00000008 comes before last-00000008.old, which it replaced.
-        for folder in self._in_checkpoints():
-            step = step_of(which, folder.name.removesuffix(REPLACED))
-            if step is not None and folder.is_dir() and (newest is None or step > newest.step):
-                newest = Checkpoint(folder, step)
-        return newest
+        complete = self._complete(which)
+        return complete[-1] if complete else None
 
     def require(self, which: Which = "last") -> Checkpoint:
         """Return the newest complete checkpoint of a kind.
@@ -385,33 +380,34 @@ class RunFolder:
 
         They belong to steps that a resumed run takes again, maybe to another result.
         """
-        if any(best.step <= step for best in self._bests()):
-            for best in self._bests():
+        bests = self._complete("best")
+        if bests and bests[0].step <= step:
+            for best in bests:
                 if best.step > step:
                     shutil.rmtree(best.path, ignore_errors=True)
 
     def _prune(self, which: Which, saved: Checkpoint) -> None:
         """Remove what `saved` makes superfluous."""
         keep = {saved.path}
-        bests = self._bests()
+        bests = self._complete("best")
         if which == "best":
+            # A run that is killed now resumes from `last`, with the best step up to that one.
             last = self.checkpoint("last")
-            known = [best for best in bests if last is not None and best.step <= last.step]
-            older = [best for best in known if best.step < saved.step]
-            keep |= {best.path for best in older[-1:]}
-        elif bests:
-            keep.add(bests[-1].path)
+            resumes_at = -1 if last is None else min(last.step, saved.step - 1)
+            bests = [best for best in bests if best.step <= resumes_at]
+        keep |= {best.path for best in bests[-1:]}
         kinds: tuple[Which, ...] = ("best",) if which == "best" else ("best", "last")
         for old in self._in_checkpoints():
             ours = any(step_of(kind, without_ending(old.name)) is not None for kind in kinds)
             if ours and old not in keep:
                 shutil.rmtree(old, ignore_errors=True)
 
-    def _bests(self) -> list[Checkpoint]:
-        """All complete best checkpoints, by step."""
+    def _complete(self, which: Which) -> list[Checkpoint]:
+        """Return all complete checkpoints of a kind, by step."""
         found: dict[int, Checkpoint] = {}
+        # By name, so last-00000008 comes before last-00000008.old, which it replaced.
         for folder in self._in_checkpoints():
-            step = step_of("best", folder.name.removesuffix(REPLACED))
+            step = step_of(which, folder.name.removesuffix(REPLACED))
             if step is not None and folder.is_dir():
                 found.setdefault(step, Checkpoint(folder, step))
         return [found[step] for step in sorted(found)]

@@ -27,6 +27,7 @@ from .cells import (
     verdict_cells,
 )
 from .definition import CONTROLS, Extra
+from .mixed_data import mixed_data
 from .plan import Plan
 from .plots import plot_comparison
 from .results import HALF_DECIMAL, Row, key_of, metric_in, name_of
@@ -83,7 +84,7 @@ def report(plan: Plan, command: str, errors: Mapping[str, str] | None = None) ->
         tables.decisive(),
         *tables.extras(),
         tables.superseded(),
-        tables.mixed_data(),
+        mixed_data(plan),
         tables.not_run(without),
     ]
     shown = [part for part in parts if part and (isinstance(part, str) or part.rows)]
@@ -350,30 +351,6 @@ class Tables:
         if not cells:
             return ""
         return f"Test metrics of trials that were not chosen in the end: {', '.join(cells)}."
-
-    def mixed_data(self) -> str:
-        """Return where arms saw other data with one seed, though their settings do not say so."""
-        if {"data", "input"} & {*self.plan.definition.differ}:
-            return ""
-        seen: dict[tuple[object, ...], dict[str, dict[str, None]]] = {}
-        for row in self.plan.results.rows:
-            if "data" in row:
-                # Other tasks read other labels, and may cut other splits.
-                tasks = tuple(key for key in row["set"] if key.startswith("task."))
-                of_seed = seen.setdefault((row["stage"], row["seed"], tasks), {})
-                of_seed.setdefault(row["data"], {})[row["arm"]] = None
-        lines = [
-            f"{stage}, seed {seed}: {' | '.join(map(', '.join, found.values()))}"
-            for (stage, seed, _), found in seen.items()
-            if len(found) > 1
-        ]
-        if not lines:
-            return ""
-        return (
-            "NOT THE SAME DATA: files, labels or splits changed between the runs, so these arms "
-            f"can't be compared ({'; '.join(lines)}). Delete the rows of the older runs from "
-            "runs.jsonl, and their folders, then run the study again."
-        )
 
     def not_run(self, failed: Mapping[str, str]) -> str:
         """Return which runs are missing, and why."""

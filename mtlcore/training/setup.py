@@ -16,12 +16,12 @@ from ..data.dataset import RunData, fit_experiment, index_data, read_images
 from ..data.loader import DirectLoader, Loader
 from ..data.prefetch import loader_for
 from ..data.sampler import Sampler
-from ..encoders.weights import NONE as NO_WEIGHTS
 from ..model.inference import SharedEncoder
 from ..runs import RunFolder
 from .build import build_train_state, try_weighting
 from .checkpoint import Checkpoints
 from .devices import fabric_for, with_micro_batches
+from .hints import hints_on
 from .memory import keep_freed_memory
 from .needed_memory import MemoryCheck
 from .provenance import environment, resolved
@@ -31,8 +31,6 @@ from .run_lock import holds_lock, lock_run, unlock_run
 from .state import TrainState
 from .trial import tolerant, try_run
 from .trial_of_optimizer import try_optimizer
-
-MOST_INITIAL = 0.05  # the share of the initial weights in the EMA at the end, without a warning
 
 
 @frozen(eq=False)
@@ -111,12 +109,7 @@ def _set_up(
     resumed = checkpoints is not None and resume and checkpoints.resume(unread)
 
     data = read_images(experiment, indexed, reporter.progress)
-    hints = [
-        *short_for_ema(experiment, steps),
-        *frozen_at_random(experiment),
-        *never_best(data, callbacks.best_by),
-        *idle_unlabeled_batch(experiment),
-    ]
+    hints = hints_on(experiment, data, steps, callbacks.best_by)
     for line in (*data.report, *memory.with_images(data.images), *hints):
         reporter.note(line)
     sampler = Sampler(data, experiment)
@@ -189,60 +182,8 @@ def _try_encoder_if_indexing_decodes(experiment: Experiment) -> None:
         SharedEncoder(experiment.encoder, experiment.input.size)
 
 
-def short_for_ema(experiment: Experiment, steps: int) -> list[str]:
-    """A line if the EMA weights would still be close to the initial ones at the end of the run."""
-    momentum = experiment.train.ema
-    initial = momentum**steps if momentum else 0.0
-    if initial <= MOST_INITIAL:
-        return []
-    # The initial weights get a share of 1 % after `steps`. One digit of 1 - momentum, rounded up.
-    fitting = 1 - 0.01 ** (1 / steps)
-    digit = 10.0 ** math.floor(math.log10(fitting))
-    fitting = math.ceil(fitting / digit) * digit
-    return [
-        f"train.ema = {momentum}: after {steps} steps, {initial:.0%} of the EMA weights are still "
-        f"the initial weights: set train.ema = {1 - fitting:.6g}, or train longer"
-    ]
-
-
-def frozen_at_random(experiment: Experiment) -> list[str]:
-    """A line if a frozen part of the encoder has random weights."""
-    freeze, train = experiment.freeze, experiment.train
-    weights = getattr(experiment.encoder, "weights", NO_WEIGHTS)
-    if freeze == "none" or weights != NO_WEIGHTS or train.init_from is not None:
-        return []
-    shown = f'"{freeze}"' if isinstance(freeze, str) else freeze
-    return [
-        f"encoder.freeze = {shown}, but the encoder starts from random weights, and frozen parts "
-        "never learn: set encoder.weights to a file or a run, or remove encoder.freeze"
-    ]
-
-
 def _steps(experiment: Experiment, sampler: Sampler) -> int:
     """Optimizer steps of the run, from `train.steps` or `train.epochs`."""
     epochs = experiment.train.epochs or 1
     # 1.1 epochs of 100 steps are 110 steps, although their floating-point product is a bit larger.
     return experiment.train.steps or max(1, math.ceil(round(epochs * sampler.steps_per_epoch, 6)))
-
-
-def never_best(data: RunData, best_by: str) -> list[str]:
-    """A line if no validation image has a label for the metric that selects the best checkpoint."""
-    task = best_by.partition("/")[0]
-    indices = data.split.get("validation")
-    if indices is None or task not in data.present or data.present[task][indices].any():
-        return []
-    return [
-        f"no validation image has a label of task {task!r}, so {best_by!r} is never measured and "
-        "no best checkpoint is saved: set train.best to another metric"
-    ]
-
-
-def idle_unlabeled_batch(experiment: Experiment) -> list[str]:
-    """A line if a run without tasks, in which all images are alike, sets `unlabeled_batch`."""
-    unlabeled = experiment.input.unlabeled_batch
-    if experiment.tasks or unlabeled is None:
-        return []
-    return [
-        f"input.unlabeled_batch = {unlabeled} has no effect without a [task.<label>]: "
-        f"each step has input.batch_size = {experiment.input.batch_size} images"
-    ]

@@ -17,6 +17,7 @@ from mtlcore.config import load
 from mtlcore.data.cache import MemoryImageCache
 from mtlcore.encoders import ResnetSmall
 from mtlcore.optimizers import AdamW
+from mtlcore.training.hints import short_for_ema
 from mtlcore.training.needed_memory import (
     GIB,
     AvailableMemory,
@@ -26,7 +27,6 @@ from mtlcore.training.needed_memory import (
     memory_of_images,
     memory_of_network,
 )
-from mtlcore.training.setup import short_for_ema
 from mtlcore.training.trainer import train
 
 

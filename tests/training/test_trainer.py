@@ -29,9 +29,9 @@ from mtlcore.config.experiment import Experiment
 from mtlcore.evaluation.evaluate import evaluate
 from mtlcore.runs import RunFolder
 from mtlcore.training.devices import with_micro_batches
+from mtlcore.training.hints import frozen_at_random
 from mtlcore.training.provenance import resolved
 from mtlcore.training.resume import record_changes
-from mtlcore.training.setup import frozen_at_random
 from mtlcore.training.trainer import train
 
 # These tests start real training processes. The limits only end a process that hangs, so they
